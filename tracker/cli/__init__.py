@@ -1,0 +1,1 @@
+"""Commands: what people type. Each file is one group of commands."""

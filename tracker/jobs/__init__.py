@@ -1,0 +1,1 @@
+"""Control's background work, each job under a lease that a hung holder loses."""

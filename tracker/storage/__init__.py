@@ -1,0 +1,1 @@
+"""Everything that can be slow, full or down: local disk and PostgreSQL."""
