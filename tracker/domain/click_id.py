@@ -1,0 +1,156 @@
+"""The click id: 160 bits that name a click, its moment and its link, and prove that we made them.
+
+    time ms 45 │ flags 6 + key number 4 │ link 30 │ worker 15 │ counter 20 │ MAC 40        (DESIGN section 2)
+
+Written as 32 characters of lower-case base32hex, read in any case. The MAC is keyed BLAKE2b over the first 15 bytes.
+PostgreSQL stores the first 128 bits as a uuid. It authenticates the id, not the sale: a visitor can read it.
+
+Published test vectors: tests/vectors/click_ids.json. Standard library only; clock and randomness are arguments.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+TOKEN_LENGTH = 32                 # characters; networks cap click ids at 32 or 50
+ALPHABET = b"0123456789abcdefghijklmnopqrstuv"
+COUNTER_LIMIT = 1 << 20           # ids a worker can make in one millisecond; a gigahertz of clicks
+WORKER_LIMIT = 1 << 15
+LINK_LIMIT = 1 << 30
+TIME_LIMIT = 1 << 45              # ms: until the year 3084
+
+_NOT_SPOOLED = 1 << 5             # flag bits from the top: not spooled, test, four reserved
+_TEST = 1 << 4
+_RESERVED = 0b1111
+
+_PAIRS = [bytes((ALPHABET[i >> 5], ALPHABET[i & 31])) for i in range(1024)]   # ten bits at a time: 0.2 µs an id
+
+
+@dataclass(frozen=True, slots=True)
+class ClickId:
+    """A verified click id, taken apart."""
+
+    uuid: bytes          # 16: what the tables store
+    time_ms: int         # since the Unix epoch
+    not_spooled: bool    # no row will come: the spool could not be written
+    test: bool
+    link: int
+    worker: int
+
+
+class BadClickId(ValueError):
+    """Not an id of ours. `reason`: truncated, foreign_format, unknown_key or forged."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def sub_key(secret: bytes, use: bytes) -> bytes:
+    """The key for one use (`b"click id"`, `b"visitor"`) of a numbered secret: 32 bytes, so that uses never share a key."""
+    return blake2b(b"", key=secret, person=use, digest_size=32).digest()
+
+
+def encode(value: int, characters: int) -> bytes:
+    """`value` in base32hex, most significant first, exactly so many characters."""
+    return bytes(ALPHABET[(value >> shift) & 31] for shift in range(5 * (characters - 1), -1, -5))
+
+
+class Keyring:
+    """The numbered secrets: the first signs, all verify. Each at least 16 bytes, numbers 0 to 15, none twice."""
+
+    def __init__(self, secrets: tuple[tuple[int, bytes], ...]) -> None:
+        numbers = [number for number, _ in secrets]
+        if not secrets or len(set(numbers)) != len(numbers):
+            raise ValueError("a keyring needs at least one key and no number twice")
+        self.signing_number, signing_secret = secrets[0]
+        self.signing_key = sub_key(signing_secret, b"click id")
+        self.signing_secret = signing_secret
+        self._keys = {number: sub_key(secret, b"click id") for number, secret in secrets}
+
+    def verify(self, token: str | bytes) -> ClickId:
+        """Check a token and take it apart, in constant time once its key is known. Raises BadClickId; asks nobody."""
+        raw = token.encode("utf-8", "replace") if isinstance(token, str) else token
+        if len(raw) != TOKEN_LENGTH:
+            raise BadClickId("truncated" if 0 < len(raw) < TOKEN_LENGTH and raw.isalnum() else "foreign_format")
+        try:
+            packed = base64.b32hexdecode(raw, casefold=True)
+        except (binascii.Error, ValueError):
+            raise BadClickId("foreign_format") from None
+        head, mac = packed[:15], packed[15:]
+        number = int.from_bytes(head, "big")
+        flags = (number >> 69) & 63
+        key = self._keys.get((number >> 65) & 15)
+        if key is None:
+            raise BadClickId("unknown_key")
+        if not hmac.compare_digest(blake2b(head, key=key, digest_size=5).digest(), mac) or flags & _RESERVED:
+            raise BadClickId("forged")
+        return ClickId(
+            uuid=packed[:16],
+            time_ms=number >> 75,
+            not_spooled=bool(flags & _NOT_SPOOLED),
+            test=bool(flags & _TEST),
+            link=(number >> 35) & (LINK_LIMIT - 1),
+            worker=(number >> 20) & (WORKER_LIMIT - 1),
+        )
+
+
+def uuid_time_ms(uuid: bytes) -> int:
+    """The moment inside a stored click id (16 bytes), ms since the epoch."""
+    return int.from_bytes(uuid[:6], "big") >> 3
+
+
+class ClickIdMaker:
+    """Makes the ids of one start of one worker: unique because time never goes back within it and no other start has its number.
+
+    In each new millisecond the counter starts at random, so ids tell nobody our volume; when it has come round, a
+    millisecond is added. `random_counter()` gives 0 … COUNTER_LIMIT - 1.
+    """
+
+    __slots__ = ("_base", "_counter", "_first", "_hash", "_key_number", "_last_ms", "_prefix", "_random_counter", "_worker", "_worker_text")
+
+    def __init__(self, *, keyring: Keyring, worker: int, random_counter: Callable[[], int]) -> None:
+        if not 0 <= worker < WORKER_LIMIT:
+            raise ValueError("a worker number has 15 bits")
+        self._hash = blake2b(key=keyring.signing_key, digest_size=5)
+        self._key_number = keyring.signing_number
+        self._worker = worker << 20
+        self._worker_text = encode(worker, 3)
+        self._random_counter = random_counter
+        self._last_ms = -1
+        self._counter = self._first = 0
+        self._base = 0
+        self._prefix = b""
+
+    def make(self, now_ms: int, link: int, link_text: bytes, *, test: bool = False, not_spooled: bool = False) -> tuple[bytes, bytes]:
+        """A new id for `link` (`link_text` = encode(link, 6), kept by the caller): (uuid of 16 bytes, token of 32 characters)."""
+        if now_ms > self._last_ms:
+            self._enter(now_ms)
+        else:
+            self._counter = (self._counter + 1) & (COUNTER_LIMIT - 1)
+            if self._counter == self._first:
+                self._enter(self._last_ms + 1)
+        counter = self._counter
+        flags = (_TEST if test else 0) | (_NOT_SPOOLED if not_spooled else 0)
+        head = (self._base | flags << 69 | link << 35 | counter).to_bytes(15, "big")
+        mac_of = self._hash.copy()
+        mac_of.update(head)
+        mac = mac_of.digest()
+        m = int.from_bytes(mac, "big")
+        token = b"%b%b%b%b%b%b%b%b%b%b" % (
+            self._prefix, _PAIRS[flags << 4 | self._key_number], link_text, self._worker_text,
+            _PAIRS[counter >> 10], _PAIRS[counter & 1023],
+            _PAIRS[m >> 30], _PAIRS[m >> 20 & 1023], _PAIRS[m >> 10 & 1023], _PAIRS[m & 1023],
+        )
+        return head + mac[:1], token
+
+    def _enter(self, ms: int) -> None:
+        self._last_ms = ms
+        self._counter = self._first = self._random_counter()
+        self._base = ms << 75 | self._key_number << 65 | self._worker
+        self._prefix = encode(ms, 9)

@@ -1,0 +1,197 @@
+"""A link: slug + destination template, of one program and one partner. Parsed and compiled when saved and when loaded.
+
+A template is an http(s) URL with macros: {click_id}, {sub1}…{sub10}, {ext}, {partner}, {program}, {link}, {channel} and
+{query.NAME}. Macros stand only in the path, in query values or in the fragment, and what fills them is always
+percent-encoded with no safe characters but the unreserved ones (RFC 3986 section 2.3), so the host of every answer is the
+host of the template. Pass-through appends the visitor's query, less the names that stand in the template: otherwise
+`?click_id=` on a link would steal the credit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
+
+from tracker.domain.click_id import encode
+
+DESTINATION_LIMIT = 4096     # characters; Location lines of 8 KiB are refused by proxies, macros need the rest
+SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_AUTHORITY = re.compile(r"(?i:https?)://")
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_MACRO = re.compile(r"\{([^{}]*)\}?")
+_QUERY_MACRO = re.compile(r"query\.([A-Za-z0-9_.~\[\]-]{1,64})")
+_NAMES: Final = {"click_id", "ext", "channel", "partner", "program", "link", *(f"sub{n}" for n in range(1, 11))}
+
+
+class BadTemplate(ValueError):
+    """A template that cannot be saved: `field` (destination or fallback), `position` (0-based character), `message`."""
+
+    def __init__(self, position: int, message: str, field: str = "destination") -> None:
+        super().__init__(f"{field}, position {position}: {message}")
+        self.field, self.position, self.message = field, position, message
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A compiled destination: literals[0] slot[0] literals[1] … literals[-1], then the fragment's own literals the same way."""
+
+    literals: tuple[bytes, ...]
+    slots: tuple[str, ...]              # macro names; "query.NAME" for the visitor's parameter NAME
+    fragment: tuple[bytes, ...]         # (b"",) when there is none; begins with b"#"
+    fragment_slots: tuple[str, ...]
+    query_names: frozenset[bytes]       # decoded, lower case: pass-through drops these
+    has_query: bool
+    only_click_id: bool                 # one slot, {click_id}, nothing after the fragment: the common case, joined without a loop
+
+    def fill(self, value: Callable[[str], bytes], passed: bytes = b"") -> bytes:
+        """The URL, with `value(slot)` (already percent-encoded) in each slot and `passed` (a raw query) appended."""
+        parts = [self.literals[0]]
+        for slot, literal in zip(self.slots, self.literals[1:], strict=True):
+            parts += (value(slot), literal)
+        if passed:
+            parts += (b"&" if self.has_query else b"?", passed)
+        parts.append(self.fragment[0])
+        for slot, literal in zip(self.fragment_slots, self.fragment[1:], strict=True):
+            parts += (value(slot), literal)
+        return b"".join(parts)
+
+
+def percent_encode(value: bytes) -> bytes:
+    """Every byte but letters, digits and -._~ as %XX."""
+    return quote_from_bytes(value, safe="").encode()
+
+
+def parse_template(text: str, constants: dict[str, str] | None = None, *, field: str = "destination") -> Template:
+    """Parse and compile. `constants` fills {partner}, {program} and {link} now. Raises BadTemplate with the position."""
+    constants = constants or {}
+
+    def refuse(position: int, message: str) -> BadTemplate:
+        return BadTemplate(position, message, field)
+
+    if len(text) > DESTINATION_LIMIT:
+        raise refuse(DESTINATION_LIMIT, f"longer than {DESTINATION_LIMIT} characters")
+    for position, char in enumerate(text):
+        if char <= " " or char == "\x7f" or char in '\\<>"^`|' or char.isspace() or "\ud800" <= char <= "\udfff":
+            raise refuse(position, "this character cannot stand in a URL; percent-encode it")
+    scheme = _AUTHORITY.match(text)
+    if not scheme:
+        raise refuse(0, "must begin with http:// or https://")
+    end = min((i for i in (text.find(c, scheme.end()) for c in "/?#") if i >= 0), default=len(text))
+    authority = text[scheme.end():end]
+    if "{" in authority:
+        raise refuse(scheme.end() + authority.index("{"), "a macro cannot stand in the host")
+    if "@" in authority:
+        raise refuse(scheme.end(), "a user name before the host is not allowed")
+    if not _HOST.fullmatch(authority):
+        raise refuse(scheme.end(), "not a host name (write international names in their xn-- form)")
+    if int(authority.rpartition(":")[2] or 0) > 65535 if re.search(r":\d+$", authority) else False:
+        raise refuse(scheme.end(), "no such port")
+    mark = text.find("#", end)
+    head, fragment = (text, "") if mark < 0 else (text[:mark], text[mark:])
+    literals, slots = _pieces(head, 0, refuse, constants, end)
+    if head[end:end + 1] not in ("/", ""):
+        literals[0] = literals[0].replace(authority.encode(), authority.encode() + b"/", 1)
+    elif end == len(head):
+        literals[0] += b"/"
+    fragments, fragment_slots = _pieces(fragment, len(head), refuse, constants, None)
+    question = head.find("?")
+    return Template(
+        literals=tuple(literals),
+        slots=tuple(slots),
+        fragment=tuple(fragments),
+        fragment_slots=tuple(fragment_slots),
+        query_names=frozenset(_query_names(head[question + 1:])) if question >= 0 else frozenset(),
+        has_query=question >= 0,
+        only_click_id=slots == ["click_id"] and not fragment_slots,
+    )
+
+
+def _pieces(
+    text: str, offset: int, refuse: Callable[[int, str], BadTemplate], constants: dict[str, str], path_start: int | None
+) -> tuple[list[bytes], list[str]]:
+    """Cut into literals and slots; constants are folded into the literals."""
+    literals, slots = [b""], []
+    position = 0
+    for macro in _MACRO.finditer(text):
+        literals[-1] += _literal(text[position:macro.start()], offset + position, refuse)
+        name = macro[1]
+        if not macro[0].endswith("}"):
+            raise refuse(offset + macro.start(), "this { is never closed")
+        if name not in _NAMES and not _QUERY_MACRO.fullmatch(name):
+            raise refuse(offset + macro.start(), "no such macro")
+        if path_start is not None:
+            question = text.find("?")
+            if 0 <= question < macro.start() and "=" not in text[question:macro.start()].rpartition("&")[2]:
+                raise refuse(offset + macro.start(), "a macro cannot be a query parameter's name, only its value")
+        if name in constants:
+            literals[-1] += quote(constants[name], safe="").encode()
+        else:
+            slots.append(name)
+            literals.append(b"")
+        position = macro.end()
+    literals[-1] += _literal(text[position:], offset + position, refuse)
+    return literals, slots
+
+
+def _literal(text: str, offset: int, refuse: Callable[[int, str], BadTemplate]) -> bytes:
+    if "}" in text:
+        raise refuse(offset + text.index("}"), "this } closes nothing")
+    return quote(text, safe="%:/?#[]@!$&'()*+,;=~").encode()
+
+
+def _query_names(query: str) -> list[bytes]:
+    return [unquote_to_bytes(pair.partition("=")[0].replace("+", " ")).lower() for pair in query.split("&") if pair]
+
+
+def passed_query(raw_query: bytes, template: Template) -> bytes:
+    """The visitor's query as it came, less the pairs whose name stands in the template."""
+    kept: Sequence[bytes] = [
+        pair
+        for pair in raw_query.split(b"&")
+        if pair and unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" ")).lower() not in template.query_names
+    ]
+    return b"&".join(kept).replace(b"#", b"%23")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link as the hot path wants it: everything that does not change from click to click is made beforehand."""
+
+    link_id: int
+    slug: str
+    program_id: int
+    partner_id: int
+    version: int
+    destination: Template
+    fallback: Template | None
+    channel: str | None
+    pass_query: bool
+    referrer_policy: str          # none, origin, full
+    allow_test: bool
+    status: str                   # active, paused, archived
+    expires_at_ms: int | None
+    id_text: bytes = field(default=b"")    # its six characters of every click id
+
+    @classmethod
+    def compile(
+        cls, *, link_id: int, slug: str, program_id: int, partner_id: int, program_slug: str, partner_slug: str, version: int,
+        destination: str, fallback: str | None, channel: str | None, pass_query: bool, referrer_policy: str, allow_test: bool,
+        status: str, expires_at_ms: int | None,
+    ) -> Link:
+        """From a row of `links`. Raises BadTemplate."""
+        constants = {"program": program_slug, "partner": partner_slug, "link": slug}
+        return cls(
+            link_id=link_id, slug=slug, program_id=program_id, partner_id=partner_id, version=version,
+            destination=parse_template(destination, constants),
+            fallback=None if fallback is None else parse_template(fallback, constants, field="fallback"),
+            channel=channel, pass_query=pass_query, referrer_policy=referrer_policy, allow_test=allow_test,
+            status=status, expires_at_ms=expires_at_ms, id_text=encode(link_id, 6),
+        )
+
+    def is_open(self, now_ms: int) -> bool:
+        """Whether it leads to its destination now; else to its fallback, if it has one."""
+        return self.status == "active" and (self.expires_at_ms is None or now_ms < self.expires_at_ms)
