@@ -17,7 +17,7 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 from tracker.domain.click_id import encode
 
-DESTINATION_LIMIT = 4096     # characters; Location lines of 8 KiB are refused by proxies, macros need the rest
+DESTINATION_LIMIT = 2048     # characters; with what macros add, a Location must fit the 4 KiB that nginx takes for all headers
 SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _AUTHORITY = re.compile(r"(?i:https?)://")
@@ -88,30 +88,29 @@ def parse_template(text: str, constants: dict[str, str] | None = None, *, field:
         raise refuse(scheme.end(), "a user name before the host is not allowed")
     if not _HOST.fullmatch(authority):
         raise refuse(scheme.end(), "not a host name (write international names in their xn-- form)")
-    if int(authority.rpartition(":")[2] or 0) > 65535 if re.search(r":\d+$", authority) else False:
+    port = re.search(r":(\d+)$", authority)
+    if port and int(port[1]) > 65535:
         raise refuse(scheme.end(), "no such port")
     mark = text.find("#", end)
     head, fragment = (text, "") if mark < 0 else (text[:mark], text[mark:])
-    literals, slots = _pieces(head, 0, refuse, constants, end)
-    if head[end:end + 1] not in ("/", ""):
-        literals[0] = literals[0].replace(authority.encode(), authority.encode() + b"/", 1)
-    elif end == len(head):
-        literals[0] += b"/"
-    fragments, fragment_slots = _pieces(fragment, len(head), refuse, constants, None)
-    question = head.find("?")
+    rest = head[end:]
+    literals, slots = _pieces(rest, end, refuse, constants)
+    literals[0] = text[:end].encode() + (b"" if rest.startswith("/") else b"/") + literals[0]
+    fragments, fragment_slots = _pieces(fragment, len(head), refuse, constants)
+    question = rest.find("?")
     return Template(
         literals=tuple(literals),
         slots=tuple(slots),
         fragment=tuple(fragments),
         fragment_slots=tuple(fragment_slots),
-        query_names=frozenset(_query_names(head[question + 1:])) if question >= 0 else frozenset(),
+        query_names=frozenset(_query_names(rest[question + 1:])) if question >= 0 else frozenset(),
         has_query=question >= 0,
         only_click_id=slots == ["click_id"] and not fragment_slots,
     )
 
 
 def _pieces(
-    text: str, offset: int, refuse: Callable[[int, str], BadTemplate], constants: dict[str, str], path_start: int | None
+    text: str, offset: int, refuse: Callable[[int, str], BadTemplate], constants: dict[str, str]
 ) -> tuple[list[bytes], list[str]]:
     """Cut into literals and slots; constants are folded into the literals."""
     literals, slots = [b""], []
@@ -123,10 +122,9 @@ def _pieces(
             raise refuse(offset + macro.start(), "this { is never closed")
         if name not in _NAMES and not _QUERY_MACRO.fullmatch(name):
             raise refuse(offset + macro.start(), "no such macro")
-        if path_start is not None:
-            question = text.find("?")
-            if 0 <= question < macro.start() and "=" not in text[question:macro.start()].rpartition("&")[2]:
-                raise refuse(offset + macro.start(), "a macro cannot be a query parameter's name, only its value")
+        question = -1 if text.startswith("#") else text.find("?")
+        if 0 <= question < macro.start() and "=" not in text[question:macro.start()].rpartition("&")[2]:
+            raise refuse(offset + macro.start(), "a macro cannot be a query parameter's name, only its value")
         if name in constants:
             literals[-1] += quote(constants[name], safe="").encode()
         else:

@@ -1,0 +1,166 @@
+"""The click: from a visit to a row in the spool and a destination. One function for both lanes; nothing here waits.
+
+The ack rule: no byte of an answer may leave before the write that holds its row has returned. So `click` only collects the
+row; `commit`, once per loop iteration, writes all of them in one frame; the lanes answer after that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
+
+import orjson
+
+from tracker.domain.click_id import ClickIdMaker, sub_key
+from tracker.domain.link import Link, Template, passed_query, percent_encode
+from tracker.domain.visit_query import VisitQuery, parse_visit_query
+from tracker.storage.click_rows import BEACON, CLEANED, FALLBACK, HEAD, NULL, PREFETCH, TEST, fixed_columns, jsonb, text
+from tracker.storage.spool import SpoolUnavailable
+from tracker.web.agents import Agent, Memo, Place, Referrer, judge_agent, judge_referrer
+
+LOCATION_LIMIT = 3500      # bytes: the whole answer fits the 4 KiB that nginx takes by default, so no query can make a 502
+CHANNEL_LIMIT = 64
+DAY_MS = 86_400_000
+
+_NO_QUERY = NULL * 12      # sub1 … sub10, ext, query
+
+
+class Found(NamedTuple):
+    """A redirect: where to, and the link whose referrer policy goes with it."""
+
+    location: bytes
+    link: Link
+
+
+class ClickLog(Protocol):
+    """Where rows go: the spool's log of clicks."""
+
+    @property
+    def available(self) -> bool: ...
+
+    def append(self, rows: list[bytes]) -> int: ...
+
+
+class ClickCounts(Protocol):
+    """What is counted, raised together after the write returns: clicks + prefetches + heads = appended + unlogged."""
+
+    def add(self, *, clicks: int, prefetches: int, heads: int, appended: int, unlogged: int) -> None: ...
+
+
+class Redirector:
+    """Turns visits into rows and destinations, for one start of one worker."""
+
+    def __init__(
+        self, *, links: Mapping[bytes, Link], ids: ClickIdMaker, visitor_secret: bytes, log: ClickLog, counts: ClickCounts,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.links = links
+        self._ids = ids
+        self._visitor_key = sub_key(visitor_secret, b"visitor")
+        self._visitor_day = -1
+        self._visitor_hash = blake2b()
+        self._log = log
+        self._counts = counts
+        self._clock_ms = clock_ms
+        self._agents: Memo[bytes, Agent] = Memo(judge_agent)
+        self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer)
+        self._rows: list[bytes] = []
+        self._visits = self._prefetches = self._heads = 0
+
+    def click(
+        self, link: Link, raw_query: bytes, *, head: bool, beacon: bool, prefetch: bool, user_agent: bytes, referrer: bytes, place: Place
+    ) -> Found | None:
+        """Take one visit of a known link. None: paused or expired, and no fallback (410); nothing is recorded then."""
+        now_ms = self._clock_ms()
+        agent, came_from = self._agents[user_agent], self._referrers[referrer]
+        flags = agent.flags | came_from.flags
+        template: Template | None = link.destination
+        if not link.is_open(now_ms):
+            template = link.fallback
+            flags |= FALLBACK
+            if template is None:
+                return None
+        if head:
+            flags |= HEAD
+        if prefetch:
+            flags |= PREFETCH
+        if beacon:
+            flags |= BEACON
+        channel = link.channel.encode() if link.channel else None
+        query: VisitQuery | None = None
+        columns = _NO_QUERY
+        if raw_query:
+            query = parse_visit_query(raw_query)
+            if query.changed:
+                flags |= CLEANED
+            if link.allow_test and query.rest.get("test") == "1":
+                flags |= TEST
+            if channel is None and "utm_source" in query.rest:
+                channel = query.first("utm_source").lower()[:CHANNEL_LIMIT].decode("utf-8", "ignore").encode() or None
+            columns = b"".join(map(text, query.labels)) + jsonb(orjson.dumps(query.rest) if query.rest else None)
+        if channel is None:
+            channel = came_from.channel
+        spooled = self._log.available
+        click_id, token = self._ids.make(now_ms, link.link_id, link.id_text, test=flags & TEST != 0, not_spooled=not spooled)
+        if template.only_click_id and not link.pass_query:
+            location = template.literals[0] + token + template.literals[1] + template.fragment[0]
+        else:
+            location = self._location(template, link, token, raw_query, query, channel)
+        self._rows.append(b"".join((
+            fixed_columns(click_id, link.link_id, link.version, link.program_id, link.partner_id, flags,
+                          self._visitor(now_ms, place.address, user_agent)),
+            text(channel), place.columns, agent.columns, came_from.column, columns,
+        )))
+        if head:
+            self._heads += 1
+        elif prefetch:
+            self._prefetches += 1
+        else:
+            self._visits += 1
+        return Found(location, link)
+
+    def commit(self) -> None:
+        """Write what was collected, in one frame. Never raises: what cannot be written goes out all the same, and is counted."""
+        rows = self._rows
+        if not rows:
+            return
+        self._rows = []
+        appended = 0
+        if self._log.available:
+            try:
+                self._log.append(rows)
+                appended = len(rows)
+            except SpoolUnavailable:
+                appended = 0      # the log knows, counts and says why; ids are flagged from here on
+        self._counts.add(
+            clicks=self._visits, prefetches=self._prefetches, heads=self._heads, appended=appended, unlogged=len(rows) - appended
+        )
+        self._visits = self._prefetches = self._heads = 0
+
+    def _location(
+        self, template: Template, link: Link, token: bytes, raw_query: bytes, query: VisitQuery | None, channel: bytes | None
+    ) -> bytes:
+        def value(slot: str) -> bytes:
+            if slot == "click_id":
+                return token
+            if slot == "channel":
+                return percent_encode(channel or b"")
+            return percent_encode(query.first(slot.removeprefix("query."))) if query else b""
+
+        passed = passed_query(raw_query, template) if link.pass_query and raw_query else b""
+        location = template.fill(value, passed)
+        if len(location) <= LOCATION_LIMIT:
+            return location
+        return template.fill(lambda slot: token if slot == "click_id" else b"")
+
+    def _visitor(self, now_ms: int, address: bytes, user_agent: bytes) -> int:
+        day = now_ms // DAY_MS
+        if day != self._visitor_day:
+            self._visitor_day = day
+            key = blake2b(day.to_bytes(8, "big"), key=self._visitor_key, digest_size=32).digest()
+            self._visitor_hash = blake2b(key=key, digest_size=8)
+        visitor = self._visitor_hash.copy()
+        visitor.update(address + b"\0" + user_agent)
+        return int.from_bytes(visitor.digest(), "big", signed=True)
