@@ -210,9 +210,9 @@ def _rows() -> dict[str, Setting]:
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    if _SERVICE_LINK_PORT.fullmatch(name):
-        return _SERVICE_LINK_VALUE.match(value.strip()) is not None
-    return _SERVICE_LINK_NAME.fullmatch(name) is not None
+    if _SERVICE_LINK_NAME.fullmatch(name):
+        return True
+    return bool(_SERVICE_LINK_PORT.fullmatch(name) and _SERVICE_LINK_VALUE.match(value.strip()))
 
 
 def _unknown(environ: Mapping[str, str]) -> list[Mistake]:
