@@ -7,7 +7,7 @@ about programs or partners may live here: what is owed to whom is commission.py.
 from __future__ import annotations
 
 import re
-from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Final
 
 MAX_AMOUNT: Final = Decimal(10) ** 12   # exclusive; with 6 decimals this is numeric(18, 6)
@@ -78,13 +78,13 @@ def round_to_currency(amount: Decimal, currency: str) -> Decimal:
     digits = DECIMALS_BY_CURRENCY.get(currency)
     if digits is None:
         raise BadCurrency
-    try:
+    if not amount.is_finite():
+        raise BadAmount("not_a_number")
+    if abs(amount) < MAX_AMOUNT:
         rounded = amount.quantize(Decimal(1).scaleb(-digits), context=_CONTEXT)
-    except InvalidOperation:
-        raise BadAmount("not_a_number") from None
-    if abs(rounded) >= MAX_AMOUNT:
-        raise BadAmount("too_large")
-    return rounded
+        if abs(rounded) < MAX_AMOUNT:
+            return rounded
+    raise BadAmount("too_large")
 
 
 def percent_of(amount: Decimal, rate: Decimal) -> Decimal:

@@ -1,0 +1,221 @@
+"""Decisions about one conversion, each rule by one example."""
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tracker.domain.attribution import Credit, Facts, LinkOwner, ProgramFacts, ProgramTerms, Standing, was_spooled
+from tracker.domain.commission import CommissionTerm, Money, commission, find_term
+from tracker.domain.conversion import Conversion, Outcome, Step, Timed, attach, decide, fold
+from tracker.domain.conversion_id import key_of
+from tracker.domain.postback import Postback, Status
+from tracker.domain.program import Coupon
+
+DAY = 86_400_000
+CLICKED = 20_000 * DAY
+CLICK, OTHER_CLICK = (CLICKED << 83).to_bytes(16, "big"), (CLICKED << 83 | 9).to_bytes(16, "big")
+ANNA, BERT, CARL = 1, 2, 3
+
+
+def some_facts(**changes: Any) -> Facts:
+    program = ProgramFacts(
+        program_id=7,
+        terms=[ProgramTerms(0, 30, Status.APPROVED), ProgramTerms(CLICKED + 1, 1, Status.PENDING)],
+        commissions=[CommissionTerm(valid_from_ms=0, kind="percent", rate=Decimal(10))],
+        enrolments={ANNA: [Standing(0, True)], BERT: [Standing(0, True)]},
+        coupons={"bert10": Coupon(coupon_id=1, program_id=7, partner_id=BERT, code="BERT10", valid_from_ms=0,
+                                  valid_to_ms=CLICKED + 9 * DAY)},
+    )
+    facts = Facts(programs={7: program}, links={11: LinkOwner(7, ANNA), 12: LinkOwner(7, CARL), 13: LinkOwner(8, ANNA)},
+                  clicks=frozenset({CLICK}))
+    return replace(facts, **changes)
+
+
+def sale(**fields: Any) -> Postback:
+    usual = {"message_id": bytes(16), "received_ms": CLICKED + DAY, "program_id": 7, "click_id": CLICK, "link_id": 11,
+             "txid": "A-1", "amount": Decimal("50.00"), "currency": "EUR"}
+    return Postback(**{**usual, **fields})
+
+
+def clickless(**fields: Any) -> Postback:
+    return sale(**{"click_id": None, "link_id": None, **fields})
+
+
+def step(before: Conversion | None, message: Postback, facts: Facts | None = None) -> Step:
+    return fold(before, message, key_of(message, several_per_key=False), facts or some_facts())
+
+
+def first(message: Postback, facts: Facts | None = None) -> Conversion:
+    return step(None, message, facts).after
+
+
+def test_a_first_sale_is_recorded_credited_and_owed() -> None:
+    made = step(None, sale())
+    assert Outcome.RECORDED == made.outcome
+    assert (Status.APPROVED, Credit("click", None, ANNA)) == (made.after.status, made.after.credit)
+    assert Money(Decimal("5.00"), "EUR") == made.after.owed
+    assert [(2, ANNA, Decimal("5.00"), "EUR")] == [(e.entry, e.partner_id, e.amount, e.currency) for e in made.ledger]
+    assert [(1, "recorded")] == [(entry.entry, entry.change) for entry in made.history]
+
+
+def test_the_same_again_is_a_duplicate_and_leaves_no_trace() -> None:
+    recorded = first(sale())
+    again = step(recorded, sale(received_ms=CLICKED + 2 * DAY))
+    assert Step(recorded, Outcome.DUPLICATE) == again
+
+
+def test_reversing_takes_back_by_an_entry_and_the_old_sale_changes_nothing() -> None:
+    reversed_ = step(first(sale()), clickless(amount=None, currency=None, status=Status.REVERSED))
+    assert [Decimal("-5.00")] == [entry.amount for entry in reversed_.ledger]
+    assert Outcome.DUPLICATE == step(reversed_.after, sale()).outcome
+
+
+def test_going_back_takes_a_later_moment() -> None:
+    rejected = first(sale(status=Status.REJECTED, ts_ms=CLICKED + 5))
+    assert Status.REJECTED == step(rejected, sale(status=Status.APPROVED, ts_ms=CLICKED + 4)).after.status
+    assert Status.APPROVED == step(rejected, sale(status=Status.APPROVED, ts_ms=CLICKED + 6)).after.status
+    assert Status.REJECTED == first(sale(status=Status.REJECTED)).status
+    untimed = step(first(sale(status=Status.REJECTED)), sale(status=Status.APPROVED, ts_ms=CLICKED + 6)).after
+    assert Status.REJECTED == untimed.status
+    assert Timed(CLICKED + 6, Status.APPROVED) == untimed.timed
+
+
+def test_the_default_status_holds_only_until_one_is_named() -> None:
+    assert Status.PENDING == step(first(sale()), sale(status=Status.PENDING)).after.status
+
+
+def test_a_missing_amount_is_filled_once_and_owed_for() -> None:
+    bare = first(sale(amount=None, currency=None))
+    filled = step(bare, sale())
+    assert (Outcome.UPDATED, Money(Decimal("5.00"), "EUR")) == (filled.outcome, filled.after.owed)
+    assert ["filled"] == [entry.change for entry in filled.history]
+
+
+def test_a_missing_click_is_filled_once_and_credit_decided_anew() -> None:
+    """A coupon's partner was credited before the click was known: the click takes over, by two entries."""
+    by_coupon = first(clickless(coupon=" Bert10", status=Status.APPROVED))
+    assert Credit("coupon", None, BERT) == by_coupon.credit
+    filled = step(by_coupon, sale())
+    assert Credit("click", None, ANNA) == filled.after.credit
+    assert [(BERT, Decimal("-5.00")), (ANNA, Decimal("5.00"))] == [(e.partner_id, e.amount) for e in filled.ledger]
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [({"amount": Decimal("50.01")}, "amount"), ({"currency": "USD"}, "currency"), ({"click_id": OTHER_CLICK}, "click")],
+)
+def test_a_message_that_contradicts_changes_nothing_not_even_the_status(fields: dict[str, Any], what: str) -> None:
+    recorded = first(sale())
+    assert Step(recorded, Outcome.CONFLICT, what) == step(recorded, sale(**fields, status=Status.REVERSED))
+
+
+def test_amounts_are_compared_as_numbers() -> None:
+    assert Outcome.DUPLICATE == step(first(sale()), sale(amount=Decimal("50"))).outcome
+
+
+def test_late_sales_credit_nobody_until_an_earlier_moment_is_told() -> None:
+    late = first(sale(received_ms=CLICKED + 30 * DAY + 1))
+    assert (Credit("none", "late"), Decimal(0)) == (late.credit, late.owed.amount)
+    assert ANNA == first(sale(received_ms=CLICKED + 30 * DAY)).credit.partner_id
+    told = step(late, sale(ts_ms=CLICKED + DAY))
+    assert (Outcome.UPDATED, ANNA) == (told.outcome, told.after.credit.partner_id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes", "reason"),
+    [
+        ({"link_id": 99}, {}, "unknown_link"),
+        ({"link_id": 13}, {}, "other_program"),
+        ({"link_id": 12}, {}, "not_enrolled"),
+        ({}, {"partners": {ANNA: [Standing(0, True), Standing(CLICKED, False)]}}, "partner_blocked"),
+        ({"click_id": None}, {}, "no_click"),
+        ({"click_id": None, "coupon": "X"}, {}, "unknown_coupon"),
+        ({"click_id": None, "coupon": "bert10", "received_ms": CLICKED + 9 * DAY}, {}, "coupon_not_valid"),
+        ({"click_id": None, "coupon": "bert10"}, {"partners": {BERT: [Standing(0, False)]}}, "partner_blocked"),
+    ],
+)
+def test_why_nobody_is_credited(fields: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
+    assert Credit("none", reason) == first(sale(**fields), some_facts(**changes)).credit
+
+
+def test_a_partner_blocked_after_the_click_keeps_the_sale() -> None:
+    facts = some_facts(partners={ANNA: [Standing(0, True), Standing(CLICKED + 1, False)]})
+    assert ANNA == first(sale(), facts).credit.partner_id
+
+
+def test_the_click_wins_over_the_coupon_unless_it_earns_nobody_anything() -> None:
+    assert Credit("click", None, ANNA) == first(sale(coupon="BERT10")).credit
+    assert Credit("coupon", "not_enrolled", BERT) == first(sale(link_id=12, coupon="BERT10")).credit
+
+
+def test_terms_are_those_of_the_clicks_moment() -> None:
+    """The next millisecond's terms (one day, pending) do not apply, though the sale came under them."""
+    assert Status.APPROVED == first(sale(received_ms=CLICKED + 9 * DAY)).status
+    assert Status.PENDING == first(clickless()).status
+
+
+def test_nothing_is_owed_for_test_clicks() -> None:
+    made = step(None, sale(test=True))
+    assert (Status.APPROVED, True, ()) == (made.after.status, made.after.test, made.ledger)
+
+
+def test_limited_messages_create_pending_conversions_and_change_none() -> None:
+    limited = first(sale(limited=True, status=Status.APPROVED))
+    assert (Status.PENDING, True) == (limited.status, limited.unconfirmed)
+    assert Outcome.DUPLICATE == step(limited, sale(limited=True, coupon="x")).outcome
+    authenticated = step(limited, sale(amount=Decimal(80)))
+    assert (Outcome.UPDATED, Decimal("8.00")) == (authenticated.outcome, authenticated.after.owed.amount)
+    assert Outcome.CONFLICT == step(authenticated.after, sale(limited=True)).outcome
+
+
+def test_a_persons_decision_holds_until_messages_rise_above_what_it_saw() -> None:
+    approved = first(sale(status=Status.APPROVED))
+    decided = decide(approved, Status.REJECTED, "fraud", some_facts())
+    assert [("decided", "fraud")] == [(entry.change, entry.detail["reason"]) for entry in decided.history]
+    assert [Decimal("-5.00")] == [entry.amount for entry in decided.ledger]
+    assert Status.REJECTED == step(decided.after, sale(status=Status.APPROVED)).after.status
+    assert Status.REVERSED == step(decided.after, sale(status=Status.REVERSED)).after.status
+    assert Status.APPROVED == step(decided.after, sale(status=Status.APPROVED, ts_ms=CLICKED)).after.status
+    assert Outcome.DUPLICATE == decide(decided.after, Status.REJECTED, "fraud", some_facts()).outcome
+
+
+def test_a_row_that_lands_later_is_attached_and_its_partition_may_go_again() -> None:
+    from_id = first(sale(), some_facts(clicks=frozenset()))
+    assert Credit("id", None, ANNA) == from_id.credit
+    assert Outcome.DUPLICATE == attach(from_id, some_facts(clicks=frozenset())).outcome
+    attached = attach(from_id, some_facts())
+    assert ["attached"] == [entry.change for entry in attached.history]
+    assert () == attached.ledger
+    later = step(attached.after, sale(status=Status.APPROVED), some_facts(clicks=frozenset()))
+    assert "click" == later.after.credit.kind
+
+
+def test_commission_terms_are_looked_up_most_special_first() -> None:
+    def rate(of: int, partner_id: int, event: str, valid_from_ms: int = 0) -> CommissionTerm:
+        return CommissionTerm(valid_from_ms=valid_from_ms, kind="percent", rate=Decimal(of), partner_id=partner_id, event=event)
+
+    terms = [rate(1, 0, ""), rate(2, 0, "lead"), rate(3, ANNA, ""), rate(4, ANNA, "lead"), rate(5, ANNA, "lead", 100),
+             CommissionTerm(valid_from_ms=200, kind="none", partner_id=ANNA, event="lead")]
+
+    def found(partner_id: int, event: str, at_ms: int) -> Decimal | None:
+        term = find_term(terms, partner_id=partner_id, event=event, at_ms=at_ms)
+        return term and term.rate
+
+    assert [4, 5, 3, 3, 2, 1] == [found(*args) for args in (
+        (ANNA, "lead", 99), (ANNA, "lead", 100), (ANNA, "lead", 200), (ANNA, "sale", 0), (BERT, "lead", 0), (BERT, "sale", 0))]
+    assert find_term(terms, partner_id=ANNA, event="sale", at_ms=-1) is None
+
+
+def test_commission_is_rounded_once_in_its_currency() -> None:
+    third = CommissionTerm(valid_from_ms=0, kind="percent", rate=Decimal("33.333333"))
+    fixed = CommissionTerm(valid_from_ms=0, kind="fixed", amount=Decimal("1.005"), currency="EUR")
+    assert Money(Decimal("33"), "JPY") == commission(third, Decimal(100), "JPY")
+    assert Money(Decimal("1.01"), "EUR") == commission(fixed, None, None)
+    assert Money(Decimal(0), None) == commission(third, None, None) == commission(None, Decimal(1), "EUR")
+
+
+def test_an_id_says_whether_its_row_will_come() -> None:
+    assert was_spooled(CLICK)
+    assert not was_spooled((CLICKED << 83 | 1 << 82).to_bytes(16, "big"))
