@@ -1,0 +1,117 @@
+"""The desk between lanes and spool: collects the visits of one loop iteration, has them written, then lets the answers out.
+
+Both lanes hand in here, so one request gets one answer whichever lane took it, in order, and never before the write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Final, Protocol
+
+from tracker.domain.link import Link
+from tracker.storage.spool import SpoolUnavailable
+from tracker.web.agents import Place
+from tracker.web.redirect import Found, Redirector
+
+REFERRER_POLICY: Final = {"none": "no-referrer", "origin": "strict-origin-when-cross-origin", "full": "no-referrer-when-downgrade"}
+
+NOT_FOUND: Final = b'{"type":"about:blank","title":"No such link","status":404,"code":"unknown_link"}'
+GONE: Final = b'{"type":"about:blank","title":"This link is closed","status":410,"code":"closed_link"}'
+
+
+class Sink(Protocol):
+    """Who waits for an answer: a connection, or aiohttp's handler."""
+
+    def deliver(self, answer: bytes) -> None: ...
+
+
+class Desk:
+    """One per worker. `sync` is given in mode `always`: the answers wait for it after the write."""
+
+    def __init__(
+        self, redirector: Redirector, *, sync: Callable[[], Awaitable[None]] | None, may_look_up: Callable[[], bool],
+        look_up: Callable[[bytes], Awaitable[Link | None]], missed: Callable[[bytes, int], None],
+    ) -> None:
+        self.redirector = redirector
+        self.may_look_up = may_look_up
+        self.look_up = look_up
+        self.draining = False
+        self._missed = missed
+        self._sync = sync
+        self._loop = asyncio.get_running_loop()
+        self._answers: list[tuple[Sink, bytes]] = []
+        self._unsynced: list[tuple[Sink, bytes]] = []
+        self._syncing: asyncio.Task[None] | None = None
+        self._date_second = 0
+        self._tails: dict[str, bytes] = {}
+        self._refusals: dict[int, bytes] = {}
+
+    def visit(
+        self, sink: Sink, link: Link | None, slug: bytes, query: bytes, *, head: bool, beacon: bool, prefetch: bool,
+        user_agent: bytes, referrer: bytes, place: Place,
+    ) -> Found | int:
+        """Take one visit; the sink gets its answer before this loop iteration ends (mode always: after the disk has it).
+
+        Returns what that answer is: a redirect, or 404 or 410. `link` None: nobody knows the slug.
+        """
+        found = link and self.redirector.click(
+            link, query, head=head, beacon=beacon, prefetch=prefetch, user_agent=user_agent, referrer=referrer, place=place
+        )
+        now = int(time.time())
+        if now != self._date_second:
+            self._set_date(now)
+        if not self._answers:
+            self._loop.call_soon(self.flush)
+        if found:
+            self._answers.append((sink, b"HTTP/1.1 302 Found\r\nLocation: %b%b" % (found.location, self._tails[found.link.referrer_policy])))
+            return found
+        status = 410 if link else 404
+        self._missed(slug, status)
+        self._answers.append((sink, self._refusals[status] if not head else self._refusals[-status]))
+        return status
+
+    def flush(self) -> None:
+        """Write the rows, then let the answers go."""
+        self.redirector.commit()
+        answers, self._answers = self._answers, []
+        if self._sync is None:
+            for sink, answer in answers:
+                sink.deliver(answer)
+            return
+        self._unsynced += answers
+        if self._syncing is None:
+            self._syncing = self._loop.create_task(self._deliver_synced(self._sync))
+
+    def drain(self) -> None:
+        """From now on every answer says `Connection: close`."""
+        self.draining = True
+        self._date_second = 0
+
+    async def _deliver_synced(self, sync: Callable[[], Awaitable[None]]) -> None:
+        while self._unsynced:
+            answers, self._unsynced = self._unsynced, []
+            try:
+                await sync()
+            except SpoolUnavailable:
+                pass      # the visitor goes on; the rows stay with the log, which counts and says what fails
+            for sink, answer in answers:
+                sink.deliver(answer)
+        self._syncing = None
+
+    def _set_date(self, now: int) -> None:
+        self._date_second = now
+        common = (
+            f"Cache-Control: no-store\r\nDate: {formatdate(now, usegmt=True)}\r\nServer: tracker\r\n"
+            + ("Connection: close\r\n" if self.draining else "") + "\r\n"
+        ).encode()
+        self._tails = {
+            name: b"\r\nContent-Length: 0\r\nReferrer-Policy: " + policy.encode() + b"\r\n" + common
+            for name, policy in REFERRER_POLICY.items()
+        }
+        for status, reason, body in ((404, b"Not Found", NOT_FOUND), (410, b"Gone", GONE)):
+            head = b"HTTP/1.1 %d %b\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n" % (status, reason, len(body))
+            self._refusals[status] = head + common + body
+            self._refusals[-status] = head + common

@@ -1,0 +1,303 @@
+"""The fast lane: one connection, framed. Plain clicks are answered here; everything else goes, whole, to aiohttp.
+
+Bytes are kept until they hold one whole request (framing.py). A plain click goes to the desk. Any other request is fed,
+exactly its bytes, to an aiohttp protocol object made for this connection when first needed, and nothing further is started
+until that object has written its answer; so answers never overtake, and clicks on connections that a proxy shares with
+postbacks stay fast. What cannot be framed goes to aiohttp with all that follows, for the connection's life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from tracker.web.agents import Places
+from tracker.web.desk import Desk
+from tracker.web.errors import problem_response
+from tracker.web.framing import FRAME_LIMIT, frame, plain_click
+
+IDLE_SECONDS: Final = 75          # nginx's default: longer than browsers and proxies keep a connection for
+DEADLINE_SECONDS: Final = 10      # for a head, and again for a body
+HELD_LIMIT: Final = FRAME_LIMIT   # bytes kept behind a request that is being answered, before reading is paused
+
+_NO_ACCESS_LOG = logging.getLogger("tracker.access")     # a line a request would cost more than the click
+_NO_ACCESS_LOG.setLevel(logging.CRITICAL)
+
+
+class Lanes:
+    """All connections of one worker: what they share, and the sweep that enforces their deadlines."""
+
+    def __init__(self, *, desk: Desk, places: Places, server: web.Server[web.Request], connection_limit: int) -> None:
+        self.desk = desk
+        self.places = places
+        self.server = server
+        self.connection_limit = connection_limit
+        self.open: set[Lane] = set()
+        self.tick = 0             # seconds since the start, raised by the sweep: fine enough for deadlines, free to read
+        self.refused = 0          # connections over the limit
+
+    def __call__(self) -> Lane:
+        """A protocol for one connection: hand this object to loop.create_server."""
+        return Lane(self)
+
+    def sweep(self) -> None:
+        """Once a second: close what has been idle or unfinished for too long, without an answer."""
+        self.tick += 1
+        for lane in [lane for lane in self.open if lane.is_overdue(self.tick)]:
+            lane.close(at_once=True)
+
+    def drain(self) -> None:
+        """From now on every answer closes its connection."""
+        self.desk.drain()
+
+    def close_idle(self) -> int:
+        """Close connections that wait for nothing; returns how many are still at work."""
+        for lane in [lane for lane in self.open if lane.is_idle]:
+            lane.close()
+        return len(self.open)
+
+
+class HttpSide(RequestHandler[web.Request]):
+    """aiohttp's protocol for one connection: reports each answer written, and answers parse errors in constant words."""
+
+    __slots__ = ("answered", "lane")
+
+    def __init__(self, server: web.Server[web.Request], loop: asyncio.AbstractEventLoop, lane: Lane) -> None:
+        # Ten years: its timer does not see the lane's clicks, and 0 would close at once. The sweep has the deadlines.
+        super().__init__(
+            server, loop=loop, keepalive_timeout=315_360_000.0, access_log=_NO_ACCESS_LOG, auto_decompress=False, lingering_time=1.0
+        )
+        self.lane = lane
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if self.lane.lanes.desk.draining:
+            resp.force_close()
+        resp, reset = await super().finish_response(request, resp, start_time)
+        self.lane.answered(not reset and bool(resp.keep_alive))
+        return resp, reset
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Constant problem+json: aiohttp's own page echoes input, names its version and logs a traceback for strangers' errors."""
+        if status >= 500:
+            self.log_exception("Unhandled exception in a handler", exc_info=exc)
+        response = problem_response(status, "malformed_request" if status < 500 else "internal_error")
+        response.force_close()
+        return response
+
+
+class Lane(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = ("_active", "_busy", "_closed", "_eof", "_held", "_http", "_http_only", "_need", "_paused", "_peer", "_reading",
+                 "_since", "_transport", "_unanswered", "lanes")
+
+    _transport: asyncio.Transport
+
+    def __init__(self, lanes: Lanes) -> None:
+        self.lanes = lanes
+        self._peer = ""
+        self._held = bytearray()       # an unfinished request, or what came behind one that is being answered
+        self._need = 0                 # the unfinished request is not whole before so many bytes are held
+        self._http: HttpSide | None = None
+        self._http_only = False        # everything goes to aiohttp from here on
+        self._busy = False             # aiohttp is answering a request
+        self._unanswered = 0           # clicks at the desk
+        self._paused = False           # the client does not read its answers
+        self._reading = True
+        self._eof = self._closed = False
+        self._active = lanes.tick      # when something last happened
+        self._since: int | None = None # when the unfinished request began, or its body
+
+    # What the loop tells us
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if len(self.lanes.open) >= self.lanes.connection_limit:
+            self.lanes.refused += 1
+            self._closed = True
+            transport.abort()
+            return
+        self.lanes.open.add(self)
+        name = transport.get_extra_info("peername")
+        self._peer = name[0] if isinstance(name, tuple) else ""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._held.clear()
+        self.lanes.open.discard(self)
+        if self._http is not None:
+            self._http.connection_lost(exc)
+
+    def eof_received(self) -> bool:
+        """A client that only stopped sending still gets the answers it is owed."""
+        self._eof = True
+        if self._http is not None:
+            self._http.eof_received()
+        return self._busy or self._unanswered > 0
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        if self._http is not None:
+            self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._http is not None:
+            self._http.resume_writing()
+        self._go_on()
+
+    def data_received(self, data: bytes) -> None:
+        self._active = self.lanes.tick
+        if self._http_only:
+            self._feed(data)
+        elif self._busy or self._paused or (self._held and self._since is None):
+            self._hold(data)
+        elif self._held:
+            if self._unfinished(data):
+                return
+            whole = bytes(self._held)
+            self._held.clear()
+            self._serve(whole)
+        else:
+            self._serve(data)
+
+    # Requests in
+
+    def _serve(self, data: bytes) -> None:
+        """Take requests off the front of `data` for as long as nothing has to be waited for."""
+        start, desk, links = 0, self.lanes.desk, self.lanes.desk.redirector.links
+        self._since, self._need = None, 0
+        while start < len(data):
+            if self._paused:
+                return self._hold(data[start:])
+            click = plain_click(data, start)
+            if click is not None:
+                link = links.get(click.slug)
+                if link is not None or not desk.may_look_up():
+                    self._unanswered += 1
+                    desk.visit(
+                        self, link, click.slug, click.query, head=click.head, beacon=False, prefetch=click.prefetch,
+                        user_agent=click.user_agent, referrer=click.referrer, place=self.lanes.places.of(self._peer, click.forwarded),
+                    )
+                    start = click.end
+                    if desk.draining:
+                        return None      # its answer closes the connection
+                    continue
+            if self._unanswered:
+                return self._hold(data[start:])      # answers leave in order: first those at the desk
+            end = frame(data, start)
+            if end == 0 or end > len(data):
+                self._since = self.lanes.tick
+                self._need = end and end - start
+                return self._hold(data[start:])
+            if end < 0:
+                self._http_only = True
+                return self._feed(data[start:])
+            self._busy = True
+            if end < len(data):
+                self._hold(data[end:])
+            return self._feed(data[start:end])
+        return None
+
+    def _feed(self, data: bytes) -> None:
+        if self._http is None:
+            self._http = HttpSide(self.lanes.server, asyncio.get_running_loop(), self)
+            self._http.connection_made(self._transport)
+            if self._paused:
+                self._http.pause_writing()
+        if self._since is None:
+            self._since = self.lanes.tick
+        self._http.data_received(data)
+
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if len(self._held) > HELD_LIMIT and self._reading and not self._closed:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _unfinished(self, data: bytes) -> bool:
+        """Add to an unfinished request; True while it surely still is one. Looks at new bytes only: a head that comes byte
+        by byte must not be searched from its start each time."""
+        held = self._held
+        seen = max(0, len(held) - 3)
+        held += data
+        if self._need:
+            return len(held) < self._need
+        head_end = held.find(b"\r\n\r\n", seen)
+        if head_end < 0:
+            return len(held) <= FRAME_LIMIT and held.count(b"\n", seen) == held.count(b"\r\n", max(0, seen - 1))
+        self._since = self.lanes.tick      # the body has its own deadline
+        return False
+
+    # Answers out
+
+    def deliver(self, answer: bytes) -> None:
+        """The desk's answer to this connection's oldest click there."""
+        self._unanswered -= 1
+        if self._closed:
+            return
+        self._transport.write(answer)
+        if self.lanes.desk.draining:
+            self._transport.close()
+        elif not self._unanswered:
+            self._go_on()
+
+    def answered(self, keep: bool) -> None:
+        """aiohttp has written the answer to the request it was fed."""
+        self._since = None
+        self._active = self.lanes.tick
+        if self._http_only:
+            return
+        self._busy = False
+        if not keep:
+            self._closed = True      # aiohttp closes the transport; what is held would be answered by nobody
+            self._held.clear()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._closed or self._busy or self._paused or self._http_only:
+            return
+        if self._held and self._since is None:
+            held = bytes(self._held)
+            self._held.clear()
+            self._serve(held)
+        if not self._reading and len(self._held) <= HELD_LIMIT:
+            self._reading = True
+            self._transport.resume_reading()
+        if self._eof and not self._busy and not self._unanswered:
+            self._transport.close()
+
+    # Deadlines
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._busy or self._unanswered or self._since is not None)
+
+    def body_begins(self) -> None:
+        """aiohttp has read a head and called a handler: the body has its own deadline."""
+        self._since = self.lanes.tick
+
+    def is_overdue(self, tick: int) -> bool:
+        """Whether the sweep should end this connection."""
+        if self._since is not None and not self._busy:
+            return tick - self._since > DEADLINE_SECONDS
+        return tick - self._active > IDLE_SECONDS
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the connection; `at_once` without waiting for a client that does not read."""
+        if at_once:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+

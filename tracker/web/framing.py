@@ -1,0 +1,118 @@
+"""Where one HTTP request ends, and whether it is a plain click: pure functions over bytes, no socket.
+
+Strict on purpose. What is not exactly a request as RFC 9112 writes it (one Host, at most one Content-Length, no
+Transfer-Encoding, Upgrade, Expect, no Connection but keep-alive, no folded line, no bare LF) is not framed here: it goes to
+aiohttp with all that follows, for the connection's life, so that there is one opinion on every byte.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+CLICK_HEAD_LIMIT = 8192       # bytes of a whole plain click, below every limit aiohttp has (8,190 a line, 128 headers)
+FRAME_LIMIT = 65_536          # bytes of a whole request the lane will hold; larger ones are aiohttp's
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_VALUE = rb"[^\x00-\x08\x0a-\x1f\x7f]*"
+
+# A plain click. Groups: 1 method, 2 slug, 3 query, 4 user agent, 5 host, 6 referrer, 7 forwarded, 8 purpose, 9 keep-alive.
+# One expression: a header dictionary cost twice as much. Names that matter are matched once each (the
+# conditional fails on a second one, and the last alternative does not take them), so a repeated one is no plain click. The
+# repetition is possessive: without that, fifty headers before a bad line would be tried in 2^50 ways.
+_CLICK: Final = re.compile(
+    rb"(GET|HEAD) /c/([A-Za-z0-9_-]{1,64})[/.,;:!)'\]>]*(?:[?&]([!-\"$-~]*))? HTTP/1\.1\r\n"
+    rb"(?:"
+    rb"[ABDFGIJK-OQV-WYZabdfgijk-oqv-wyz][!#$%&'*+.^_`|~0-9A-Za-z-]*:" + _VALUE + rb"\r\n"
+    rb"|(?i:user-agent)(?(4)(?!)):[ \t]*(" + _VALUE + rb")\r\n"
+    rb"|(?i:host)(?(5)(?!)):[ \t]*([A-Za-z0-9._:\[\]-]+)[ \t]*\r\n"
+    rb"|(?i:referer)(?(6)(?!)):[ \t]*(" + _VALUE + rb")\r\n"
+    rb"|(?i:x-forwarded-for)(?(7)(?!)):[ \t]*(" + _VALUE + rb")\r\n"
+    rb"|(?i:sec-purpose|purpose|x-moz)(?(8)(?!)):[ \t]*(" + _VALUE + rb")\r\n"
+    rb"|(?i:connection)(?(9)(?!)):[ \t]*((?i:keep-alive))[ \t]*\r\n"
+    rb"|(?!(?i:user-agent|host|referer|x-forwarded-for|sec-purpose|purpose|x-moz|connection|proxy-connection|content-length"
+    rb"|content-encoding|transfer-encoding|te|trailer|upgrade|expect|keep-alive):)"
+    + _TOKEN + rb":" + _VALUE + rb"\r\n"
+    rb"){1,100}+(?(5)|(?!))\r\n"
+)
+
+_REQUEST_LINE: Final = re.compile(rb"[A-Z]{1,16} [!-~]{1,8000} HTTP/1\.1\r\n")
+_HEADER: Final = re.compile(rb"(" + _TOKEN + rb"):[ \t]*(" + _VALUE + rb")\r\n")
+_UNFRAMED: Final = frozenset((b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"proxy-connection", b"keep-alive"))
+_START: Final = re.compile(rb"[A-Z]{1,16}(?: [!-~]*(?: [HTTP/1.]*\r?)?)?")
+
+
+class PlainClick(NamedTuple):
+    """What the lane needs of a click's head; `end` is where the next request begins. Absent headers are b""."""
+
+    end: int
+    head: bool            # HEAD, else GET; a POST (a beacon) has a length and goes the other way
+    slug: bytes
+    query: bytes
+    user_agent: bytes
+    referrer: bytes
+    forwarded: bytes
+    prefetch: bool
+
+
+def plain_click(data: bytes, start: int) -> PlainClick | None:
+    """The request at `start` when it is a plain click and whole; None: something else, judge it with `frame`."""
+    match = _CLICK.match(data, start, start + CLICK_HEAD_LIMIT)
+    if match is None:
+        return None
+    method, slug, query, agent, _, referrer, forwarded, purpose, _ = match.groups(b"")
+    return PlainClick(
+        match.end(), method == b"HEAD", slug, query, agent.rstrip(b" \t"), referrer.rstrip(b" \t"), forwarded,
+        purpose != b"" and is_prefetch(purpose),
+    )
+
+
+def is_prefetch(purpose: bytes) -> bool:
+    """From Sec-Purpose, Purpose or X-Moz: a page nobody has looked at yet."""
+    lowered = purpose.lower()
+    return b"prefetch" in lowered or b"prerender" in lowered or b"preview" in lowered
+
+
+def frame(data: bytes, start: int) -> int:
+    """Where the request at `start` ends; beyond len(data) when its body is not whole yet.
+
+    0: the head is not whole yet (and well so far); -1: it cannot be framed.
+    """
+    head_end = data.find(b"\r\n\r\n", start)
+    if head_end < 0:
+        return -1 if len(data) - start > FRAME_LIMIT or not _well_begun(data, start) else 0
+    line = _REQUEST_LINE.match(data, start)
+    if line is None:
+        return -1
+    position = line.end()
+    hosts = length = 0
+    lengths: list[bytes] = []
+    while position < head_end + 2:
+        header = _HEADER.match(data, position)
+        if header is None:
+            return -1
+        position = header.end()
+        name = header[1].lower()
+        value = header[2].rstrip(b" \t")
+        if name in _UNFRAMED or (name == b"connection" and value.lower() != b"keep-alive"):
+            return -1
+        if name == b"host":
+            hosts += 1
+        elif name == b"content-length":
+            lengths.append(value)
+    if position != head_end + 2 or hosts != 1 or len(lengths) > 1:
+        return -1
+    if lengths:
+        if not lengths[0].isdigit() or len(lengths[0]) > 10:
+            return -1
+        length = int(lengths[0])
+    end = head_end + 4 + length
+    return -1 if end - start > FRAME_LIMIT else end
+
+
+def _well_begun(data: bytes, start: int) -> bool:
+    """Whether an unfinished head may still become a request: refused early, so that garbage is answered, not waited for."""
+    first_line_end = data.find(b"\n", start)
+    if first_line_end < 0:
+        return _START.fullmatch(data, start) is not None
+    return data[start] != 13 and data.count(b"\n", start) == data.count(b"\r\n", start)
