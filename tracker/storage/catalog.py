@@ -20,6 +20,7 @@ from tracker.storage import catalog_snapshot, catalog_sql
 from tracker.storage.catalog_memory import CatalogMemory
 from tracker.storage.catalog_sql import KINDS, Kind
 from tracker.storage.look_ups import LookUps
+from tracker.storage.pace import Pace, uncollected
 from tracker.storage.postgres import Connection, PostgresError, Unavailable, connect
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,8 @@ class Catalog(CatalogMemory):
         connection.add_termination_listener(lambda *_: self._wake.set())
         await connection.add_listener(catalog_sql.CHANNEL, self._on_notify)
         # All of it: a failover or restore behind a lost connection may have rewritten what is older than our horizon.
-        await self._load(connection, everything=True)
+        with contextlib.nullcontext() if self.ready else uncollected():
+            await self._load(connection, everything=True)
         self.ready, self.from_snapshot = True, False
         self._started.set()
         next_resync = time.monotonic() + RESYNC_SECONDS * random.uniform(0.7, 1.0)   # noqa: S311
@@ -187,7 +189,7 @@ class Catalog(CatalogMemory):
         above it only. A plain "newer than the newest I saw" would miss rows committed out of order.
         """
         self._changed = {}   # the snapshot below sees all of these; what is told of from now on stays
-        pace = catalog_snapshot.Pace()
+        pace = Pace()
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             horizon: int = await connection.fetchval(catalog_sql.HORIZON)
             everything = everything or self._horizon is None or horizon < self._horizon   # backwards: another database

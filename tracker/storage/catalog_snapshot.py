@@ -20,29 +20,17 @@ import orjson
 
 from tracker.storage.catalog_memory import CatalogMemory
 from tracker.storage.catalog_sql import KINDS, Kind
+from tracker.storage.pace import Pace, uncollected
 
 NAME = "catalog.snapshot"
 _HEADER = b"tracker catalog 1\n"   # raise the number when a row's columns change: an old file is then ignored
 _END = b"end "
 _CHUNK_ROWS = 500                  # some 150 kB: a fraction of a millisecond to join, hash and write
-_SLICE_SECONDS = 0.005             # what loading may hold the event loop for at a time
 _LEFTOVER_SECONDS = 3600           # no writer lives that long: a temporary file this old is a killed one's
 
 
 class BadSnapshotError(Exception):
     """There is a snapshot and it cannot be believed; the message says why."""
-
-
-class Pace:
-    """Lets the event loop have its turn whenever work has lasted a slice."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    async def rest(self) -> None:
-        if time.perf_counter() - self._since >= _SLICE_SECONDS:
-            await asyncio.sleep(0)
-            self._since = time.perf_counter()
 
 
 async def write(folder: Path, memory: CatalogMemory) -> None:
@@ -79,13 +67,14 @@ async def read(folder: Path, memory: CatalogMemory) -> int:
         await asyncio.sleep(0)
     if not content.startswith(_HEADER) or digest.hexdigest().encode() != end:
         raise BadSnapshotError("its checksum or version is wrong")
-    pace, count = Pace(), 0
-    for line in body[len(_HEADER) :].splitlines():
-        kind, _, row = line.partition(b" ")
-        memory.put(cast("Kind", kind.decode()), orjson.loads(row))
-        count += 1
-        await pace.rest()
-    return count
+    lines = body[len(_HEADER) :].splitlines()
+    pace = Pace()
+    with uncollected():
+        for line in lines:
+            kind, _, row = line.partition(b" ")
+            memory.put(cast("Kind", kind.decode()), orjson.loads(row))
+            await pace.rest()
+    return len(lines)
 
 
 def _split(content: bytes) -> tuple[bytes, bytes]:
