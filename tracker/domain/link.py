@@ -18,6 +18,7 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 from tracker.domain.click_id import encode
 
 DESTINATION_LIMIT = 2048     # characters; with what macros add, a Location must fit the 4 KiB that nginx takes for all headers
+WRITTEN_LIMIT = 3072         # bytes, international characters percent-encoded
 SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _AUTHORITY = re.compile(r"(?i:https?)://")
@@ -98,6 +99,8 @@ def parse_template(text: str, constants: dict[str, str] | None = None, *, field:
     literals[0] = text[:end].encode() + (b"" if rest.startswith("/") else b"/") + literals[0]
     fragments, fragment_slots = _pieces(fragment, len(head), refuse, constants)
     question = rest.find("?")
+    if sum(map(len, literals)) + sum(map(len, fragments)) > WRITTEN_LIMIT:
+        raise refuse(0, f"longer than {WRITTEN_LIMIT} bytes once it is percent-encoded")
     return Template(
         literals=tuple(literals),
         slots=tuple(slots),
