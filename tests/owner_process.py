@@ -35,7 +35,7 @@ VISIT = """
 import json, sys
 from pathlib import Path
 from tracker.storage.embedded import database_at
-with database_at(Path(sys.argv[1])) as dsn:
+with database_at(Path(sys.argv[1]), create=True) as dsn:
     print(json.dumps({"dsn": dsn}), flush=True)
     sys.stdin.read()
 """
@@ -75,8 +75,9 @@ class OwnerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self.kill()
+        if not self.has_ended:
+            self.ask_to_leave()
+            self.exit_code()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()

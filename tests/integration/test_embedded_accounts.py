@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,11 +56,16 @@ def home(open_folder: Path) -> Path:
 def plain_python() -> str:
     """An interpreter that every account can run, without our virtualenv: what `home` holds is all there is."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (os.path.realpath(sys.executable), f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        with suppress(OSError):
-            if subprocess.run([python, "-c", "import ctypes"], user=NOBODY, cwd="/", check=False).returncode == 0:
-                return python
-    missing(f"no {version} that the account {NOBODY} can run")
+    candidates = (os.path.realpath(sys.executable), f"/usr/bin/{version}", f"/usr/local/bin/{version}")
+    usable = [python for python in candidates if runs_as_nobody(python)]
+    return usable[0] if usable else missing(f"no {version} that the account {NOBODY} can run")
+
+
+def runs_as_nobody(python: str) -> bool:
+    try:
+        return subprocess.run([python, "-c", "import ctypes"], user=NOBODY, cwd="/", check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def account_of(pid: int) -> int:

@@ -287,12 +287,15 @@ class EmbeddedPostgres:
 
 
 @contextmanager
-def database_at(data_dir: Path, *, timeout_seconds: float = 60.0) -> Iterator[str]:
+def database_at(data_dir: Path, *, create: bool = False, timeout_seconds: float = 60.0) -> Iterator[str]:
     """The DSN of the database in data_dir, for the time of a command: the running server's, else of one started for it.
 
     Commands run side by side share one server: the one that started it is the last to leave. Waits while another
     process starts or stops its server, at most timeout_seconds, then raises FolderInUseError; else as start().
+    Without `create` a folder that holds no database is refused: it is a slip of the pen, not a wish for a new one.
     """
+    if not create and not pg_folder.home(data_dir).exists():
+        raise EmbeddedPostgresError(f"There is no database in {data_dir}: `tracker dev --data {data_dir}` makes one.")
     pg_folder.home(data_dir).mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_seconds
     with (pg_folder.home(data_dir) / "guests.lock").open("ab") as guests:
