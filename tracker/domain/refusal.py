@@ -18,6 +18,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     SLOW_BODY = "slow_body"
     BAD_BODY = "bad_body"
+    BAD_IDEMPOTENCY_KEY = "bad_idempotency_key"
     TOO_MANY_PARAMETERS = "too_many_parameters"
     REPEATED_PARAMETER = "repeated_parameter"
     # What it speaks of

@@ -1,0 +1,242 @@
+"""The way of a postback from named texts to kept: verify the id, authenticate, journal, recorder.
+
+Whatever brings postbacks (the plain door, arrays, later the other trackers' dialects) brings them here, so that there
+is one way in. Messages of one request go together: one frame in the journal, one wait. Only an unknown link asks
+PostgreSQL anything before the journal has the message. HTTP is postback.py's, wording is postback_answers.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tracker.domain.click_id import ClickId, Keyring
+from tracker.domain.conversion_id import key_of
+from tracker.domain.postback import Postback
+from tracker.domain.postback_message import Authority, check_subject, compose, read_click_id
+from tracker.domain.postback_parameters import Pair, Parameters, gather
+from tracker.domain.program import Program
+from tracker.domain.refusal import Reason, Refused
+from tracker.storage.catalog import Catalog
+from tracker.storage.journal import Journal
+from tracker.storage.refusals import Refusal, Refusals
+from tracker.storage.spool_log import SpoolUnavailable
+from tracker.web.postback_answers import Kept, NotKept, Outcome
+from tracker.web.postback_auth import (
+    Proof,
+    Sender,
+    authenticate,
+    authenticate_provisionally,
+    credential_of,
+    refuse_unknown_program,
+)
+
+COMMIT_SECONDS = 1.2            # how long a caller waits for the commit; he is answered within 1.5 s, some give up at 2
+SYNC_SECONDS = 0.25             # what is left then for the disk
+MOST_LOOK_UPS = 16              # unknown links asked for on behalf of one request
+SLICE = 100                     # messages judged in one turn of the event loop: some 3 ms
+
+
+class Recorded(Protocol):
+    """What became of a message in PostgreSQL; status `queued` when only the journal answers for it."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def conversion_id(self) -> bytes | None: ...
+    @property
+    def reason(self) -> str | None: ...
+
+
+class Recorder(Protocol):
+    """Takes messages into PostgreSQL when it can. The future is done when the message is committed, or never."""
+
+    def submit(self, message: Postback) -> asyncio.Future[Recorded]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message as it came: its pairs, and the event id to use when it names none (an Idempotency-Key makes one)."""
+
+    pairs: Sequence[Pair]
+    event_id: str | None = None
+
+
+_NOTHING = Parameters({})
+_NOBODY = Proof("")
+
+
+@dataclass(slots=True)
+class _Case:
+    """One message on its way; each step fills in what the next one needs, until there is an outcome."""
+
+    delivery: Delivery
+    parameters: Parameters = _NOTHING
+    proof: Proof = _NOBODY
+    click: ClickId | None = None
+    authority: Authority | None = None
+    message: Postback | None = None
+    outcome: Outcome | None = None
+
+
+class Intake:
+    """One per worker. `kept` counts messages by status, for /metrics; refusals are counted where they are written."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        keyring: Keyring,
+        journal: Journal,
+        recorder: Recorder,
+        refusals: Refusals,
+    ) -> None:
+        self.kept: dict[str, int] = {}
+        self._catalog = catalog
+        self._keyring = keyring
+        self._journal = journal
+        self._recorder = recorder
+        self._refusals = refusals
+
+    async def take(self, deliveries: Sequence[Delivery], sender: Sender, *, now_ms: int) -> list[Outcome]:
+        """Take the messages of one request; their outcomes, in order, within 1.5 s. Never raises for what they say."""
+        give_up_at = asyncio.get_running_loop().time() + COMMIT_SECONDS
+        cases = [_Case(delivery) for delivery in deliveries]
+        await self._step(cases, now_ms, lambda case: self._read(case, sender))
+        await self._learn_links(cases)
+        await self._step(cases, now_ms, lambda case: self._judge(case, now_ms))
+        await self._keep([case for case in cases if case.outcome is None], give_up_at, now_ms)
+        return [case.outcome for case in cases if case.outcome is not None]
+
+    def refuse(self, reason: Reason, *, now_ms: int) -> NotKept:
+        """Count and log a request that was refused before its parameters were read."""
+        if self._refusals.count(reason):
+            self._refusals.keep(Refusal(reason, now_ms, {}))
+        return NotKept(reason)
+
+    async def _step(self, cases: Iterable[_Case], now_ms: int, step: Callable[[_Case], None]) -> None:
+        """One step for every case that has no outcome yet; clicks get their turn in between."""
+        for number, case in enumerate(case for case in cases if case.outcome is None):
+            if number % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            try:
+                step(case)
+            except Refused as refused:
+                self._refuse(case, refused.reason, now_ms)
+
+    def _read(self, case: _Case, sender: Sender) -> None:
+        case.parameters = gather(case.delivery.pairs)
+        case.proof = sender.proof(case.parameters.secrets)
+        case.click = read_click_id(case.parameters, self._keyring)
+        if case.click is None:
+            check_subject(case.parameters)
+        if not self._catalog.ready:      # knowing nobody, we would turn everybody away
+            raise Refused(Reason.UNAVAILABLE)
+
+    async def _learn_links(self, cases: Iterable[_Case]) -> None:
+        """Ask for links that are unknown here, all at once: 300 ms at most."""
+        links = {case.click.link for case in cases if case.outcome is None and case.click is not None}
+        unknown = sorted(link for link in links if link not in self._catalog.links_by_id)[:MOST_LOOK_UPS]
+        if unknown:
+            await asyncio.gather(*map(self._catalog.look_up_link, unknown))
+
+    def _judge(self, case: _Case, now_ms: int) -> None:
+        named = case.parameters.get("program")
+        program = self._program_of(case.click, named)
+        if program is not None:
+            case.authority = authenticate(
+                self._catalog, program, case.proof, has_click=case.click is not None, now_ms=now_ms
+            )
+            if named not in (None, program.slug):
+                raise Refused(Reason.WRONG_PROGRAM)
+        elif case.click is None:
+            raise refuse_unknown_program(self._catalog, case.proof)
+        elif case.proof.is_empty and self._catalog.database_away:
+            raise Refused(Reason.UNAVAILABLE)     # its program may ask for no more than it shows: nobody can tell
+        else:
+            named_program = self._catalog.program_by_slug.get(named or "")
+            case.authority = authenticate_provisionally(self._catalog, case.proof, named_program, now_ms=now_ms)
+        case.message = compose(
+            case.parameters,
+            received_ms=now_ms,
+            click=case.click,
+            authority=case.authority,
+            event_id=case.delivery.event_id,
+        )
+
+    def _program_of(self, click: ClickId | None, named: str | None) -> Program | None:
+        """The program a message speaks of: the click's, without a click the one it names."""
+        if click is None:
+            return self._catalog.program_by_slug.get(named or "")
+        link = self._catalog.links_by_id.get(click.link)
+        return None if link is None else self._catalog.programs.get(link.program_id)
+
+    async def _keep(self, cases: Sequence[_Case], give_up_at: float, now_ms: int) -> None:
+        """Journal, then commit; what is not committed in time is synced to disk, and queued."""
+        if not cases:
+            return
+        drafts = [case.message for case in cases if case.message is not None]
+        try:
+            messages, journalled = self._journal.append(drafts), True
+        except SpoolUnavailable:
+            # PostgreSQL alone can still keep it: these go by a random id and are promised only when committed.
+            messages, journalled = [replace(draft, message_id=secrets.token_bytes(16)) for draft in drafts], False
+        answers = [self._recorder.submit(message) for message in messages]
+        await asyncio.wait(answers, timeout=max(0.0, give_up_at - asyncio.get_running_loop().time()))
+        committed = [_committed(answer) for answer in answers]
+        synced = None in committed and journalled and await self._sync()
+        for case, message, recorded in zip(cases, messages, committed, strict=True):
+            if recorded is not None:
+                self._kept(case, recorded.status, recorded.conversion_id, recorded.reason)
+            elif synced:
+                self._kept(case, "queued", self._conversion_id(message), None)
+            else:
+                self._refuse(case, Reason.UNAVAILABLE, now_ms)
+
+    async def _sync(self) -> bool:
+        try:
+            async with asyncio.timeout(SYNC_SECONDS):
+                await self._journal.sync()
+        except (SpoolUnavailable, TimeoutError):
+            return False
+        return True
+
+    def _conversion_id(self, message: Postback) -> bytes | None:
+        program = None if message.program_id is None else self._catalog.programs.get(message.program_id)
+        return None if program is None else key_of(message, several_per_key=program.several_per_key).conversion_id
+
+    def _kept(self, case: _Case, status: str, conversion_id: bytes | None, reason: str | None) -> None:
+        self.kept[status] = self.kept.get(status, 0) + 1
+        case.outcome = Kept(status, conversion_id, reason, case.parameters.absent)
+
+    def _refuse(self, case: _Case, reason: Reason, now_ms: int) -> None:
+        case.outcome = NotKept(reason, case.parameters.absent)
+        if not self._refusals.count(reason):
+            return
+        message = case.parameters.to_log()
+        # For `tracker postbacks retry`: who vouched for it then, as far as he could be told.
+        credential_id = credential_of(self._catalog, case.proof)
+        if case.authority is not None:
+            message["_program_id"], message["_limited"] = case.authority.program_id, case.authority.limited
+            credential_id = case.authority.credential_id
+        if credential_id is not None:
+            message["_credential_id"] = credential_id
+        program = self._program_of(case.click, case.parameters.get("program"))
+        self._refusals.keep(Refusal(
+            reason,
+            now_ms,
+            message,
+            program_id=None if program is None else program.program_id,
+            click_id=None if case.click is None else case.click.uuid,
+        ))
+
+
+def _committed(answer: asyncio.Future[Recorded]) -> Recorded | None:
+    """What was committed. A recorder that failed or gave up leaves the message to the journal."""
+    if not answer.done() or answer.cancelled() or answer.exception() is not None:
+        return None
+    recorded = answer.result()
+    return None if recorded.status == "queued" else recorded
