@@ -40,6 +40,7 @@ LINGER_SECONDS: Final = 0.15
 POLL_SECONDS: Final = 1.0  # should nobody wake us
 BATCH_SECONDS: Final = 15.0
 """Deadline of a plain batch: 200 times what it takes. A careful one, of up to 300 COPYs, has four times that."""
+CLAIM_SECONDS: Final = 10.0  # more than the tries of SpoolCursor.claim, each of which may wait a second for a lock
 FLUSH_SECONDS: Final = 5.0  # with asynchronous commits: how often one is synchronous while rows keep coming
 _FIRST_BACKOFF_SECONDS: Final = 0.1
 _LAST_BACKOFF_SECONDS: Final = 5.0
@@ -82,7 +83,7 @@ class Shipper:
         max_rows: int = MAX_ROWS,
         batch_seconds: float = BATCH_SECONDS,
     ) -> None:
-        """`synchronous`: TRACKER_COMMIT. Off loses nothing either: what a crash of PostgreSQL takes is shipped again."""
+        """`synchronous`: TRACKER_COMMIT. Off loses nothing either: what a crash of PostgreSQL takes is sent again."""
         self._dsn, self._reader, self._synchronous, self._confirmed = dsn, reader, synchronous, confirmed
         self.counts = counts or ShipperCounts()
         self._cursor = SpoolCursor(spool_id, "clicks")
@@ -120,7 +121,7 @@ class Shipper:
             self._running.result()
 
     async def drain(self, seconds: float) -> bool:
-        """End `run`, ship what is there; True when all is stored and flushed, False when `seconds` were over first."""
+        """End `run`, ship what is there. True: all is stored and flushed; False: `seconds` were over first."""
         await self._end_loop(seconds)
         self._stopping = False
         try:
@@ -132,7 +133,7 @@ class Shipper:
             self._drop()
 
     async def stop(self, seconds: float = 2.0) -> None:
-        """End `run` after the batch under way, or after so many seconds; the rest is shipped by whoever finds the spool."""
+        """End `run`, then ship what is there. True: all is stored and flushed. False: `seconds` were over first."""
         await self._end_loop(seconds)
         self._drop()
 
@@ -200,7 +201,8 @@ class Shipper:
         if isinstance(found, Gap):
             async with _deadline(connection, self._batch_seconds):
                 await store_gap(connection, self._cursor, found.first_seq, found.next_seq)
-            logger.error("spool %s: rows %d to %d are lost (%s)", self._name, found.first_seq, found.next_seq - 1, found.where)
+            last = found.next_seq - 1
+            logger.error("spool %s: rows %d to %d are lost (%s)", self._name, found.first_seq, last, found.where)
             self.counts.quarantined += found.next_seq - found.first_seq
             self._moved(found.next_seq, flushed=True)
             return 1
@@ -218,7 +220,7 @@ class Shipper:
         connection = await connect(self._dsn, command_timeout=4 * self._batch_seconds)
         self._connection = connection
         in_doubt = self._cursor.in_doubt
-        async with _deadline(connection, self._batch_seconds):
+        async with _deadline(connection, CLAIM_SECONDS):
             next_seq = await self._cursor.claim(connection)
             self._columns = await TableColumns.read(connection)
         if in_doubt:
@@ -276,19 +278,27 @@ class Shipper:
 
 @contextlib.asynccontextmanager
 async def _deadline(connection: Connection, seconds: float) -> AsyncIterator[None]:
-    """TimeoutError when the body takes longer, or when the connection is gone: a COPY that waits for room to write
-    would not notice that by itself."""
-    async with asyncio.timeout(seconds) as scope:
+    """TimeoutError when the body takes longer; ConnectionResetError at once when the connection is gone, which a COPY
+    that waits for room to write would not notice by itself."""
+    lost = inside = False
 
-        inside = True
+    def on_loss(_: object) -> None:
+        nonlocal lost
+        if inside:
+            lost = True
+            scope.reschedule(0.0)
 
-        def lost(_: object) -> None:
-            if inside:
-                scope.reschedule(0.0)
-
-        connection.add_termination_listener(lost)
-        try:
-            yield
-        finally:
-            inside = False
-            connection.remove_termination_listener(lost)
+    connection.add_termination_listener(on_loss)
+    try:
+        async with asyncio.timeout(seconds) as scope:
+            inside = True
+            try:
+                yield
+            finally:
+                inside = False
+    except TimeoutError as error:
+        if lost:
+            raise ConnectionResetError("the connection to PostgreSQL broke") from error
+        raise TimeoutError(f"PostgreSQL took longer than {seconds:g} s") from error
+    finally:
+        connection.remove_termination_listener(on_loss)

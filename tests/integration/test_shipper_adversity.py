@@ -1,0 +1,170 @@
+"""Connections that break, hang and answer too late between the shipper and PostgreSQL: every row exactly once."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from postgres_fixtures import SCHEMA
+from proxy import Fault, Proxy, proxied
+from shipping import Shipping, assert_conserved, click_row, database, eventually, live_spool
+
+from tracker.storage.shipper import Shipper
+
+
+async def ship_three(spool: Shipping, proxy: Proxy, **options: Any) -> Shipper:
+    shipper = spool.shipper(proxy.dsn, **options)
+    assert await shipper.drain(30)
+    return shipper
+
+
+async def assert_three_stored(db: Any, spool: Shipping) -> None:
+    await assert_conserved(db, spool.spool_id, 3)
+    assert 3 == await db.fetchval("SELECT count(*) FROM clicks")
+    await db.execute("TRUNCATE clicks, click_stats_new")
+
+
+async def cut_everywhere(dsn: str, root: Path, step: int) -> None:
+    """Ship three rows again and again, each time with the connection cut some bytes later, in either direction."""
+    async with proxied(dsn) as proxy, database(dsn) as db:
+        async with live_spool(root / "whole") as spool:
+            spool.append([click_row() for _ in range(3)])
+            await ship_three(spool, proxy)
+            await assert_three_stored(db, spool)
+        lengths = dict(proxy.passed)
+        for way in ("up", "down"):
+            for offset in range(0, lengths[way], step):
+                proxy.passed[way] = 0
+                proxy.fault = Fault(way, "cut", at=offset)
+                async with live_spool(root / f"{way}{offset}") as spool:
+                    spool.append([click_row() for _ in range(3)])
+                    await ship_three(spool, proxy)
+                    assert proxy.fault.struck.is_set(), f"{way} {offset} of {lengths[way]} was never reached"
+                    await assert_three_stored(db, spool)
+
+
+@pytest.mark.timeout(300)
+async def test_a_reset_anywhere_in_the_exchange_stores_each_row_once(dsn: str, tmp_path: Path) -> None:
+    """A connection may end at any byte of a COPY and of the commit around it. A prime step meets all statements."""
+    await cut_everywhere(dsn, tmp_path, 211)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+async def test_a_reset_at_every_byte_of_the_exchange_stores_each_row_once(dsn: str, tmp_path: Path) -> None:
+    """As above, leaving no byte out."""
+    await cut_everywhere(dsn, tmp_path, 1)
+
+
+COMMIT = b"COMMIT"
+
+
+async def test_a_commit_whose_answer_is_lost_is_not_repeated(dsn: str, tmp_path: Path) -> None:
+    """Sending the batch again, or not at all, would both be wrong: only the mark knows."""
+    async with proxied(dsn) as proxy, database(dsn) as db, live_spool(tmp_path) as spool:
+        spool.append([click_row() for _ in range(3)])
+        shipper = spool.shipper(proxy.dsn)
+        await shipper._claimed()
+        proxy.fault = Fault("up", "swallow", on=COMMIT)
+        assert await shipper.drain(20)
+        assert proxy.fault.struck.is_set()
+        assert (1, 3) == (shipper.counts.ambiguous_commits, shipper.counts.rows)
+        await assert_three_stored(db, spool)
+
+
+async def test_a_zombie_that_commits_late_stores_nothing_twice(dsn: str, tmp_path: Path) -> None:
+    """The old backend sits in its transaction with everything but COMMIT: it is ended, not waited for."""
+    async with proxied(dsn) as proxy, database(dsn) as db, live_spool(tmp_path) as spool:
+        spool.append([click_row() for _ in range(3)])
+        shipper = spool.shipper(proxy.dsn)
+        await shipper._claimed()
+        fault = proxy.fault = Fault("up", "late", on=COMMIT)
+        draining = asyncio.create_task(shipper.drain(20))
+        await fault.struck.wait()
+        await asyncio.sleep(2)  # the fault itself: the commit is two seconds on its way
+        fault.deliver.set()
+        assert await draining
+        assert 1 == shipper.counts.ambiguous_commits
+        await assert_three_stored(db, spool)
+
+
+async def test_a_backend_stuck_inside_copy_is_ended_by_name(dsn: str, tmp_path: Path) -> None:
+    """No timeout of the server frees it, and it holds the mark: without this the spool would never move again."""
+    async with proxied(dsn) as proxy, database(dsn) as db, live_spool(tmp_path) as spool:
+        spool.append([click_row() for _ in range(3000)])
+        shipper = spool.shipper(proxy.dsn, batch_seconds=1.0)
+        await shipper._claimed()
+        bystander = await db.fetchval("SELECT pg_backend_pid()")
+        first = await db.fetchval("SELECT writer_pid FROM spool_cursors")
+        fault = proxy.fault = Fault("up", "hold", on=b"PGCOPY")
+        assert await shipper.drain(20)
+        assert fault.struck.is_set()
+        await eventually(lambda: _is_gone(db, first))
+        assert bystander == await db.fetchval("SELECT pg_backend_pid()")
+        await assert_conserved(db, spool.spool_id, 3000)
+
+
+async def _is_gone(db: Any, pid: int) -> bool:
+    return await db.fetchval("SELECT 1 FROM pg_stat_activity WHERE pid = $1", pid) is None
+
+
+async def test_a_server_that_stops_answering_holds_nothing_up_for_long(postgres_factory: Any, tmp_path: Path) -> None:
+    """A frozen server accepts and is silent: each try must end by its own deadline, and the rows come when it thaws."""
+    postgres = postgres_factory()
+    with postgres:
+        dsn = postgres.dsn
+        await apply_schema(dsn)
+        async with live_spool(tmp_path / "spool") as spool:
+            shipper = spool.shipper(dsn, batch_seconds=0.5)
+            running = asyncio.create_task(shipper.run())
+            spool.append([click_row() for _ in range(10)])
+            await eventually(lambda: shipper.next_seq == 10)
+            async with database(dsn) as db:
+                writer = await db.fetchval("SELECT writer_pid FROM spool_cursors")
+            frozen = (postgres.pid, writer)  # who takes new connections, and who serves ours
+            for pid in frozen:
+                _signal(pid, signal.SIGSTOP)
+            spool.append([click_row() for _ in range(10)])
+            await eventually(lambda: shipper.counts.retries >= 1)
+            for pid in frozen:
+                _signal(pid, signal.SIGCONT)
+            await eventually(lambda: shipper.next_seq == 20)
+            await shipper.stop()
+            await running
+            async with database(dsn) as db:
+                await assert_conserved(db, spool.spool_id, 20)
+
+
+async def test_a_restarted_server_gets_what_it_missed(postgres_factory: Any, tmp_path: Path) -> None:
+    """Down, and up again: nobody restarts the shipper, and nothing is sent twice."""
+    postgres = postgres_factory()
+    postgres.start()
+    await apply_schema(postgres.dsn)
+    async with proxied(postgres.dsn) as proxy, live_spool(tmp_path / "spool") as spool:
+        shipper = spool.shipper(proxy.dsn)
+        running = asyncio.create_task(shipper.run())
+        spool.append([click_row() for _ in range(10)])
+        await eventually(lambda: shipper.next_seq == 10)
+        postgres.stop()
+        spool.append([click_row() for _ in range(10)])
+        await eventually(lambda: shipper.counts.retries >= 2)
+        postgres.start()
+        proxy.lead_to(postgres.dsn)
+        await eventually(lambda: shipper.next_seq == 20)
+        await shipper.stop()
+        await running
+        async with database(postgres.dsn) as db:
+            await assert_conserved(db, spool.spool_id, 20)
+
+
+async def apply_schema(dsn: str) -> None:
+    async with database(dsn) as db:
+        await db.execute(SCHEMA.read_text())
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
