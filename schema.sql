@@ -300,7 +300,7 @@ CREATE TABLE IF NOT EXISTS conversion_state (
     untimed_status    text,                                -- U: highest status named by a message without ts
     timed_status      text,                                -- T: the status with the greatest (ts, rank)
     timed_at          timestamptz,
-    admin_status      text,                                -- a person's decision, holds until U or T rises above what it saw
+    admin_status      text,                                -- a person's decision, holds until U or T rises above what it saw:
     admin_reason      text,
     admin_saw_untimed text,
     admin_saw_timed   text,
@@ -308,19 +308,26 @@ CREATE TABLE IF NOT EXISTS conversion_state (
     status            text CHECK (status IN ('pending', 'approved', 'rejected', 'reversed')),   -- null only inside the claiming transaction
     amount            numeric(18, 6),                      -- what the customer paid; with currency, one pair, filled once
     currency          text,
-    click_id          uuid,                                -- the click credited, filled once
+    click_id          uuid,                                -- the click named, filled once, with its link
     link_id           integer,
+    coupon            text,                                -- lower case; of several the alphabetically first
     partner_id        integer,                             -- who is credited; null: nobody
-    credit            text,                                -- click, id (row never came), coupon, none
+    credit            text CHECK (credit IN ('click', 'id', 'coupon', 'none')),   -- id: the click's row never came
     credit_reason     text,                                -- why: in words of tracker/domain/attribution.py
-    sold_at           timestamptz,                         -- earliest ts, else earliest received-at: the window is judged by it
+    told_at           timestamptz,                         -- earliest ts of its messages
+    heard_at          timestamptz,                         -- earliest received-at
+    sold_at           timestamptz GENERATED ALWAYS AS (coalesce(told_at, heard_at)) STORED,   -- the window is judged by it
     commission_owed   numeric(18, 6) NOT NULL DEFAULT 0,   -- sum of this conversion's ledger
     commission_currency text,
     last_entry        integer NOT NULL DEFAULT 0,          -- last entry number in history and ledger
     test              boolean NOT NULL DEFAULT false,      -- of a test click: nothing is ever owed
+    unconfirmed       boolean NOT NULL DEFAULT false,      -- only browsers or open doors spoke of it: pending, capped a day
     created_at        timestamptz NOT NULL DEFAULT now(),
     updated_at        timestamptz NOT NULL DEFAULT now()
 );
+
+CREATE INDEX IF NOT EXISTS conversion_state_unconfirmed ON conversion_state (program_id, created_at) WHERE unconfirmed;   -- the cap
+CREATE INDEX IF NOT EXISTS conversion_state_from_id ON conversion_state (created_at) WHERE credit = 'id';   -- rows to attach
 
 CREATE TABLE IF NOT EXISTS conversions (                   -- the first message, as received
     conversion_id  uuid PRIMARY KEY,
@@ -343,20 +350,20 @@ CREATE TABLE IF NOT EXISTS conversion_history (            -- every change after
     conversion_id  uuid NOT NULL,
     entry          integer NOT NULL,
     message_id     uuid,                                   -- null: a person's decision or a job
-    change         text NOT NULL,                          -- recorded, status, filled, attached, decided …
-    detail         jsonb NOT NULL,
+    change         text NOT NULL CHECK (change IN ('recorded', 'filled', 'status', 'credit', 'decided', 'attached')),
+    detail         jsonb NOT NULL,                         -- every visible field that changed, with its new value
     at             timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (conversion_id, entry)
 );
 
 CREATE TABLE IF NOT EXISTS ledger (                        -- what partners are owed is the sum; reversed by entries, never changed
     conversion_id  uuid NOT NULL,
-    entry          integer NOT NULL,                       -- the database refuses a double entry
+    entry          integer NOT NULL,                       -- counted with the history's; the database refuses a double entry
     program_id     integer NOT NULL,
     partner_id     integer NOT NULL,
     amount         numeric(18, 6) NOT NULL CHECK (amount <> 0),
     currency       text NOT NULL,
-    reason         text NOT NULL,
+    reason         text NOT NULL,                          -- the conversion's status at that entry
     at             timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (conversion_id, entry)
 );
@@ -373,7 +380,7 @@ CREATE TABLE IF NOT EXISTS outbox (                        -- outgoing postbacks
 );
 
 CREATE TABLE IF NOT EXISTS pending (                       -- postbacks whose click row has not come yet (routed by click_id)
-    click_id       uuid NOT NULL,
+    click_id       uuid NOT NULL,                          -- whose row is awaited; perhaps by another message of the key
     message_id     uuid NOT NULL,
     conversion_id  uuid,                                   -- null: the link is unknown here, so the program is too
     credential_id  integer,                                -- what authenticated it provisionally, then
