@@ -23,7 +23,7 @@ class Fault:
     """Strikes at byte `at` of a direction, or at the chunk that contains `on` (which begins or ends a statement).
 
     `cut`: what stands before is passed on, then both sides are reset. `hold`: from there on nothing goes that way, the
-    sockets stay open. `swallow`: the chunk is passed on, the client is reset without ever seeing the answer. `late`: the
+    sockets stay open. `swallow`: the chunk goes on, the client is reset without ever seeing the answer. `late`: the
     client is reset, the chunk reaches the server when `deliver` is set.
     """
 

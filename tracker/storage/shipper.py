@@ -133,7 +133,7 @@ class Shipper:
             self._drop()
 
     async def stop(self, seconds: float = 2.0) -> None:
-        """End `run`, then ship what is there. True: all is stored and flushed. False: `seconds` were over first."""
+        """End `run` after the batch under way, or after so many seconds. The rest is for whoever finds the spool."""
         await self._end_loop(seconds)
         self._drop()
 
