@@ -1,0 +1,100 @@
+"""No two starts of workers ever hold the same number: stock, copies, restarts without PostgreSQL, reclaiming."""
+
+import asyncio
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from shipping import database
+
+from tracker.storage.worker_numbers import NoNumberError, confirm, note_seen, note_shipped, reclaim, take, top_up
+
+
+async def test_a_stock_gives_each_number_once_and_is_filled_up(dsn: str, tmp_path: Path) -> None:
+    """A number used twice is the same click id twice."""
+    async with database(dsn) as db:
+        assert 4 == await top_up(db, tmp_path)
+        taken = [take(tmp_path) for _ in range(4)]
+        with pytest.raises(NoNumberError):
+            take(tmp_path)
+        assert 4 == await top_up(db, tmp_path)
+        taken += [take(tmp_path) for _ in range(4)]
+        assert 8 == len(set(taken))
+        reserved = {r["number"] for r in await db.fetch("SELECT number FROM worker_numbers")}
+        assert set(taken) == reserved
+
+
+async def test_two_machines_never_get_the_same_number(dsn: str, tmp_path: Path) -> None:
+    """Reservations race in PostgreSQL: what one has committed the other must not be given."""
+    async with database(dsn) as one, database(dsn) as other:
+        await asyncio.gather(*(top_up(one if n % 2 else other, tmp_path / f"{n}") for n in (0, 1)))
+        stocks = [{file.stem for file in (tmp_path / f"{n}/numbers").glob("*.json")} for n in (0, 1)]
+        assert stocks[0]
+        assert stocks[1]
+        assert not stocks[0] & stocks[1]
+
+
+async def test_processes_that_start_together_take_different_numbers(dsn: str, tmp_path: Path) -> None:
+    """All workers of a machine start at the same moment, over one stock."""
+    async with database(dsn) as db:
+        await top_up(db, tmp_path)
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        assert 4 == len(set(pool.map(take, [tmp_path] * 4)))
+
+
+async def test_a_copied_stock_is_not_used(dsn: str, tmp_path: Path) -> None:
+    """A cloned volume or a restored backup would make ids that exist already."""
+    async with database(dsn) as db:
+        await top_up(db, tmp_path / "one")
+        shutil.copytree(tmp_path / "one", tmp_path / "copy")
+        with pytest.raises(NoNumberError):
+            take(tmp_path / "copy")
+        file = next((tmp_path / "one/numbers").glob("*.json"))
+        file.write_text(file.read_text().replace(os.uname().nodename, "another-host"))
+        assert file.stem not in {str(take(tmp_path / "one")) for _ in range(3)}
+        with pytest.raises(NoNumberError):
+            take(tmp_path / "one")
+
+
+async def test_a_stock_older_than_its_reservation_is_not_used(dsn: str, tmp_path: Path) -> None:
+    """After 30 days PostgreSQL gives the numbers to somebody else."""
+    async with database(dsn) as db:
+        await top_up(db, tmp_path)
+        with pytest.raises(NoNumberError):
+            take(tmp_path, now=datetime.now(UTC) + timedelta(days=29, minutes=1))
+        assert 4 == await top_up(db, tmp_path)
+
+
+async def test_a_number_belongs_to_one_spool(dsn: str, tmp_path: Path) -> None:
+    """Whoever finds his number taken must stop making ids with it."""
+    async with database(dsn) as db:
+        await top_up(db, tmp_path)
+        number = take(tmp_path)
+        assert await confirm(db, number, 1)
+        assert await confirm(db, number, 1)
+        assert not await confirm(db, number, 2)
+        assert await note_seen(db, number, 1)
+        assert not await note_seen(db, number, 2)
+        await db.execute("DELETE FROM worker_numbers")
+        assert not await confirm(db, number, 1)
+
+
+async def test_numbers_come_back_a_day_after_their_spool_was_shipped(dsn: str, tmp_path: Path) -> None:
+    """Sooner, an id of the old owner and one of the new could meet; never, and after 32,768 starts nobody can start."""
+    async with database(dsn) as db:
+        await top_up(db, tmp_path)
+        live, shipped, unused = (take(tmp_path) for _ in range(3))
+        await confirm(db, live, 1)
+        await confirm(db, shipped, 2)
+        await note_shipped(db, 2)
+        await db.execute("UPDATE worker_numbers SET seen_at = now() - interval '400 days'")
+        await db.execute("UPDATE worker_numbers SET last_id_at = last_id_at - interval '23 hours'")
+        await db.execute("UPDATE worker_numbers SET seen_at = now() WHERE number = $1", unused)
+        assert 1 == await reclaim(db)  # the fourth, still in stock
+        await db.execute("UPDATE worker_numbers SET last_id_at = last_id_at - interval '2 hours'")
+        assert 1 == await reclaim(db)
+        assert {live, unused} == {r["number"] for r in await db.fetch("SELECT number FROM worker_numbers")}
