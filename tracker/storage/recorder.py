@@ -16,7 +16,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -80,10 +80,14 @@ class _Held:
 class Recorder:
     """Records one journal. `submit` from the same event loop; `run` as a task, `drain` or `stop` at the end."""
 
-    def __init__(self, dsn: str, spool_id: int, reader: LogReader, *, counts: RecorderCounts | None = None) -> None:
-        """`reader` reads the spool's journal: of the live log for the door's own, of the files for a dead spool."""
+    def __init__(
+        self, dsn: str, spool_id: int, reader: LogReader, *, confirmed: Callable[[int], None] = lambda _: None,
+        counts: RecorderCounts | None = None,
+    ) -> None:
+        """`reader` reads the spool's journal: of the live log for the door's own, of the files for a dead spool.
+        `confirmed` is told each number below which all is applied for good."""
         self.counts = counts or RecorderCounts()
-        self._dsn, self._spool_id, self._reader = dsn, spool_id, reader
+        self._dsn, self._spool_id, self._reader, self._confirmed = dsn, spool_id, reader, confirmed
         self._mark = JournalMark(spool_id)
         self._connection: Connection | None = None
         self._position = 0                                 # the first row not looked at on this connection
@@ -170,7 +174,9 @@ class Recorder:
                 backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
                 continue
             backoff = _FIRST_BACKOFF_SECONDS
-            if not progressed:
+            if progressed:
+                self._confirmed(self._mark.next_seq)
+            else:
                 if until_empty and not self._held:
                     return True
                 await self._rest()
