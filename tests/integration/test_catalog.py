@@ -85,7 +85,9 @@ async def test_a_resync_finds_a_row_whose_transaction_ended_after_a_newer_one(
     await other.close()
 
 
-async def test_a_database_that_went_back_in_time_is_loaded_anew(catalog: Catalog, db: asyncpg.Connection, dsn: str) -> None:
+async def test_a_database_that_went_back_in_time_is_loaded_anew(
+    catalog: Catalog, db: asyncpg.Connection, dsn: str
+) -> None:
     """After a restore, what the lost transactions brought must go."""
     await add_links(db, 1, 2)
     await catalog.start()
@@ -301,9 +303,22 @@ async def test_a_hundred_thousand_links_load_without_holding_up_the_event_loop(
     catalog: Catalog, db: asyncpg.Connection, tmp_path: Path
 ) -> None:
     await add_links(db, 1, 100_000, destination="https://shop.example/landing?cid={click_id}&p={partner}")
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count_turns())
     await catalog.start()
     assert 100_000 == len(catalog.links)
+    assert turns > 300   # seconds of work in slices of 5 ms
+    turns = 0
     await catalog.stop()
+    assert turns > 100
+    counting.cancel()
     again = Catalog("postgresql://nobody@127.0.0.1:1/nothing", tmp_path)
     await again.start()
     assert 100_000 == len(again.links)

@@ -8,7 +8,7 @@ from typing import Any
 from tracker.domain.fields import COUPON
 from tracker.domain.mistakes import FieldMistake, Invalid, NotFound
 from tracker.domain.program import coupon_key
-from tracker.storage.store import Page, Row, Saved, Table, enrol, insert_numbered, known, page, taken
+from tracker.storage.table import Page, Row, Saved, Table, enrol, insert_numbered, known, page, taken
 
 _INSERT = """
 INSERT INTO coupons (coupon_id, program_id, partner_id, code, valid_from, valid_to)

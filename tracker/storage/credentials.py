@@ -9,7 +9,7 @@ from typing import Any
 
 from tracker.domain.fields import CREDENTIAL
 from tracker.domain.mistakes import Conflict, FieldMistake, Invalid, NotFound
-from tracker.storage.store import Row, Table, insert_numbered
+from tracker.storage.table import Row, Table, insert_numbered
 
 LIVING_LIMIT = 10   # of one kind and program: two while one is replaced, more for several senders; an end to scripts
 

@@ -9,7 +9,7 @@ from typing import Any
 from tracker.domain.fields import LINK
 from tracker.domain.link import BadTemplate, parse_template
 from tracker.domain.mistakes import FieldMistake, Invalid, NotFound
-from tracker.storage.store import Page, Row, Saved, Table, enrol, insert_numbered, page, taken
+from tracker.storage.table import Page, Row, Saved, Table, enrol, insert_numbered, page, taken
 
 SLUG_LENGTH = 8
 SLUG_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"   # no 0/o, 1/l: people read them out; 32^8 is 10^12 slugs

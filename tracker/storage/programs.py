@@ -7,7 +7,7 @@ from typing import Any
 
 from tracker.domain.fields import PROGRAM
 from tracker.domain.mistakes import FieldMistake, Invalid, NotFound
-from tracker.storage.store import (
+from tracker.storage.table import (
     SINCE_EVER,
     Page,
     Row,

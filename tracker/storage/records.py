@@ -19,7 +19,7 @@ import orjson
 from tracker.domain.click_id import TOKEN_LENGTH, uuid_time_ms
 from tracker.domain.mistakes import FieldMistake, Invalid, NotFound
 from tracker.storage import records_sql as sql
-from tracker.storage.store import Page, Row, Table
+from tracker.storage.table import Page, Row, Table
 
 SPAN = timedelta(hours=24)   # the longest look at clicks
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -79,7 +79,8 @@ class Records(Table):
         txid: str | None = None, after: str | None = None, limit: int = 100,
     ) -> Page:  # fmt: skip
         async with self._connection() as connection:
-            found = await connection.fetch(sql.CONVERSIONS, *_read_key(after), program, partner, status, txid, limit + 1)
+            asked = (program, partner, status, txid)
+            found = await connection.fetch(sql.CONVERSIONS, *_read_key(after), *asked, limit + 1)
         return _timed_page([dict(record) for record in found], limit, "created_at", "conversion_id")
 
     async def postbacks(
