@@ -46,6 +46,7 @@ class Reason(StrEnum):
     BAD_STATUS = "bad_status"
     BAD_TS = "bad_ts"
     # What became of it
+    PENDING_CAP = "pending_cap"
     UNAVAILABLE = "unavailable"
 
 

@@ -26,10 +26,12 @@ from tracker.domain.postback_parameters import Pair, read_json, read_urlencoded
 from tracker.domain.refusal import Reason, Refused
 from tracker.storage.catalog import Catalog
 from tracker.storage.journal import Journal
+from tracker.storage.recorder import Recorder
 from tracker.storage.refusals import Refusals
+from tracker.storage.unjournalled import UnjournalledRecorder
 from tracker.web.postback_answers import answer, answer_json, answer_method_not_allowed, body_of, status_of
 from tracker.web.postback_auth import Sender, signed_part
-from tracker.web.postback_intake import Delivery, Intake, Recorder
+from tracker.web.postback_intake import Delivery, Intake
 
 MOST_BODY = 64 * 1024
 MOST_ARRAY_BODY = 1024 * 1024
@@ -51,12 +53,18 @@ class PostbackDoor:
         keyring: Keyring,
         journal: Journal,
         recorder: Recorder,
+        unjournalled: UnjournalledRecorder,
         refusals: Refusals,
         client_ip: Callable[[web.Request], str],
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.intake = Intake(
-            catalog=catalog, keyring=keyring, journal=journal, recorder=recorder, refusals=refusals
+            catalog=catalog,
+            keyring=keyring,
+            journal=journal,
+            recorder=recorder,
+            unjournalled=unjournalled,
+            refusals=refusals,
         )
         self._catalog = catalog
         self._client_ip = client_ip

@@ -49,6 +49,7 @@ _ANSWERS: dict[Reason, tuple[int, str, str]] = {
     Reason.BAD_CURRENCY: (400, "bad_currency", "currency: a code of ISO 4217"),
     Reason.BAD_STATUS: (400, "bad_status", "status: pending, approved, rejected or reversed"),
     Reason.BAD_TS: (400, "bad_ts", "ts: Unix seconds or milliseconds, or RFC 3339 with a zone; not in the future"),
+    Reason.PENDING_CAP: (429, "pending_cap", "The program takes no more unconfirmed conversions today"),
     Reason.UNAVAILABLE: (503, "unavailable", "Nothing was kept; please send it again"),
 }
 
@@ -58,7 +59,7 @@ class Kept:
     """A message that is kept: what became of it, its conversion, and what its sender should know."""
 
     status: str                      # recorded, updated, duplicate, conflict, pending_click, queued
-    conversion_id: bytes | None      # None: the click's link is not known here yet
+    conversion_id: UUID | None       # None: the click's link is not known here yet
     reason: str | None = None        # what conflicts
     absent: Sequence[str] = ()       # parameters that came empty or as unfilled macros
 
@@ -84,7 +85,7 @@ def body_of(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, Kept):
         body: dict[str, Any] = {
             "status": outcome.status,
-            "conversion_id": None if outcome.conversion_id is None else str(UUID(bytes=outcome.conversion_id)),
+            "conversion_id": None if outcome.conversion_id is None else str(outcome.conversion_id),
         }
         if outcome.reason is not None:
             body["reason"] = outcome.reason
@@ -103,7 +104,7 @@ def answer(outcome: Outcome) -> web.Response:
         response.content_type = "application/problem+json"
     if response.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
-    elif response.status == 503:
+    elif response.status in (429, 503):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 

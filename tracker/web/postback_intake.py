@@ -8,10 +8,9 @@ PostgreSQL anything before the journal has the message. HTTP is postback.py's, w
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from uuid import UUID
 
 from tracker.domain.click_id import ClickId, Keyring
 from tracker.domain.conversion_id import key_of
@@ -21,9 +20,12 @@ from tracker.domain.postback_parameters import Pair, Parameters, gather
 from tracker.domain.program import Program
 from tracker.domain.refusal import Reason, Refused
 from tracker.storage.catalog import Catalog
+from tracker.storage.conversion_store import QUEUED, REFUSED, Answer
 from tracker.storage.journal import Journal
+from tracker.storage.recorder import Recorder
 from tracker.storage.refusals import Refusal, Refusals
 from tracker.storage.spool_log import SpoolUnavailable
+from tracker.storage.unjournalled import UnjournalledRecorder
 from tracker.web.postback_answers import Kept, NotKept, Outcome
 from tracker.web.postback_auth import (
     Proof,
@@ -35,26 +37,10 @@ from tracker.web.postback_auth import (
 )
 
 COMMIT_SECONDS = 1.2            # how long a caller waits for the commit; he is answered within 1.5 s, some give up at 2
+AWAY_SECONDS = 0.1              # the same while PostgreSQL is known to be away: it may be back just now
 SYNC_SECONDS = 0.25             # what is left then for the disk
 MOST_LOOK_UPS = 16              # unknown links asked for on behalf of one request
 SLICE = 100                     # messages judged in one turn of the event loop: some 3 ms
-
-
-class Recorded(Protocol):
-    """What became of a message in PostgreSQL; status `queued` when only the journal answers for it."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def conversion_id(self) -> bytes | None: ...
-    @property
-    def reason(self) -> str | None: ...
-
-
-class Recorder(Protocol):
-    """Takes messages into PostgreSQL when it can. The future is done when the message is committed, or never."""
-
-    def submit(self, message: Postback) -> asyncio.Future[Recorded]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +78,7 @@ class Intake:
         keyring: Keyring,
         journal: Journal,
         recorder: Recorder,
+        unjournalled: UnjournalledRecorder,
         refusals: Refusals,
     ) -> None:
         self.kept: dict[str, int] = {}
@@ -99,6 +86,7 @@ class Intake:
         self._keyring = keyring
         self._journal = journal
         self._recorder = recorder
+        self._unjournalled = unjournalled
         self._refusals = refusals
 
     async def take(self, deliveries: Sequence[Delivery], sender: Sender, *, now_ms: int) -> list[Outcome]:
@@ -180,21 +168,30 @@ class Intake:
             return
         drafts = [case.message for case in cases if case.message is not None]
         try:
-            messages, journalled = self._journal.append(drafts), True
+            messages = self._journal.append(drafts)
         except SpoolUnavailable:
-            # PostgreSQL alone can still keep it: these go by a random id and are promised only when committed.
-            messages, journalled = [replace(draft, message_id=secrets.token_bytes(16)) for draft in drafts], False
-        answers = [self._recorder.submit(message) for message in messages]
-        await asyncio.wait(answers, timeout=max(0.0, give_up_at - asyncio.get_running_loop().time()))
-        committed = [_committed(answer) for answer in answers]
-        synced = None in committed and journalled and await self._sync()
-        for case, message, recorded in zip(cases, messages, committed, strict=True):
-            if recorded is not None:
-                self._kept(case, recorded.status, recorded.conversion_id, recorded.reason)
-            elif synced:
-                self._kept(case, "queued", self._conversion_id(message), None)
-            else:
-                self._refuse(case, Reason.UNAVAILABLE, now_ms)
+            answers = await self._unjournalled.record(drafts, seconds=COMMIT_SECONDS)
+            for case, answer in zip(cases, answers, strict=True):
+                self._conclude(case, answer or NotKept(Reason.UNAVAILABLE), now_ms)
+            return
+        futures = [self._recorder.submit(message) for message in messages]
+        patience = give_up_at - asyncio.get_running_loop().time() if self._recorder.connected else AWAY_SECONDS
+        await asyncio.wait(futures, timeout=max(0.0, patience))
+        committed = [_committed(future) for future in futures]
+        synced = None in committed and await self._sync()
+        for case, message, answer in zip(cases, messages, committed, strict=True):
+            unsure = Answer(QUEUED, self._conversion_id(message)) if synced else NotKept(Reason.UNAVAILABLE)
+            self._conclude(case, answer or unsure, now_ms)
+
+    def _conclude(self, case: _Case, answer: Answer | NotKept, now_ms: int) -> None:
+        if isinstance(answer, NotKept):
+            self._refuse(case, answer.reason, now_ms)
+        elif answer.status == REFUSED:
+            self._refusals.count(Reason.PENDING_CAP)      # its row in the log is there already
+            case.outcome = NotKept(Reason.PENDING_CAP, case.parameters.absent)
+        else:
+            self.kept[answer.status] = self.kept.get(answer.status, 0) + 1
+            case.outcome = Kept(answer.status, answer.conversion_id, answer.reason, case.parameters.absent)
 
     async def _sync(self) -> bool:
         try:
@@ -204,13 +201,11 @@ class Intake:
             return False
         return True
 
-    def _conversion_id(self, message: Postback) -> bytes | None:
+    def _conversion_id(self, message: Postback) -> UUID | None:
         program = None if message.program_id is None else self._catalog.programs.get(message.program_id)
-        return None if program is None else key_of(message, several_per_key=program.several_per_key).conversion_id
-
-    def _kept(self, case: _Case, status: str, conversion_id: bytes | None, reason: str | None) -> None:
-        self.kept[status] = self.kept.get(status, 0) + 1
-        case.outcome = Kept(status, conversion_id, reason, case.parameters.absent)
+        if program is None:
+            return None
+        return UUID(bytes=key_of(message, several_per_key=program.several_per_key).conversion_id)
 
     def _refuse(self, case: _Case, reason: Reason, now_ms: int) -> None:
         case.outcome = NotKept(reason, case.parameters.absent)
@@ -234,9 +229,7 @@ class Intake:
         ))
 
 
-def _committed(answer: asyncio.Future[Recorded]) -> Recorded | None:
-    """What was committed. A recorder that failed or gave up leaves the message to the journal."""
-    if not answer.done() or answer.cancelled() or answer.exception() is not None:
-        return None
-    recorded = answer.result()
-    return None if recorded.status == "queued" else recorded
+def _committed(future: asyncio.Future[Answer]) -> Answer | None:
+    """What was committed. None: the journal answers for the message."""
+    answer = future.result() if future.done() else None
+    return None if answer is None or answer.status == QUEUED else answer

@@ -1,0 +1,144 @@
+"""A postback door for tests: real catalog, spool, recorder, refusals and HTTP over one database with shops in it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+from aiohttp import web
+
+from tracker.domain.click_id import ClickIdMaker, Keyring, encode
+from tracker.storage.catalog import Catalog
+from tracker.storage.click_rows import CLICK_COLUMNS
+from tracker.storage.journal import Journal
+from tracker.storage.recorder import Recorder
+from tracker.storage.refusals import Refusals
+from tracker.storage.spool import Spool
+from tracker.storage.spool_reader import LogReader
+from tracker.storage.unjournalled import UnjournalledRecorder
+from tracker.web.postback import PostbackDoor
+
+KEYRING = Keyring(((0, b"0123456789abcdef"),))
+SPOOL_ID = 0x1234_5678_9ABC_DEF0
+SHOP, SIGNED, LISTED, OPEN, OTHER = 1, 2, 3, 4, 5  # programs: token, hmac, ip, open, token of somebody else
+SHOP_TOKEN, OTHER_TOKEN, OLD_TOKEN = "shop-token", "other-token", "revoked-token"
+HMAC_SECRETS = (b"first secret of 16+", b"second secret of 16+")
+
+_SETUP = f"""
+INSERT INTO programs (program_id, slug, name, currency, auth_mode, ip_allow) VALUES
+    ({SHOP}, 'shop', 'Shop', 'EUR', 'token', '{{}}'), ({SIGNED}, 'signed', 'Signed', 'USD', 'hmac', '{{}}'),
+    ({LISTED}, 'listed', 'Listed', 'EUR', 'ip', '{{192.0.2.0/24}}'), ({OPEN}, 'open', 'Open', 'EUR', 'open', '{{}}'),
+    ({OTHER}, 'other', 'Other', 'JPY', 'token', '{{}}');
+INSERT INTO partners (partner_id, slug, name) VALUES (9, 'pat', 'Pat');
+INSERT INTO enrolments SELECT program_id, 9, '2020-01-01', 'active' FROM programs;
+INSERT INTO commission_terms (program_id, valid_from, kind, rate)
+    SELECT program_id, '2020-01-01', 'percent', 10 FROM programs;
+INSERT INTO links (link_id, slug, program_id, partner_id, destination, allow_test)
+    SELECT program_id, 'link' || program_id, program_id, 9, 'https://shop.example/', true FROM programs;
+"""
+
+
+@dataclass
+class Door:
+    """What a test holds on to."""
+
+    url: str
+    http: aiohttp.ClientSession
+    db: asyncpg.Connection[asyncpg.Record]
+    catalog: Catalog
+    spool: Spool
+    recorder: Recorder
+    refusals: Refusals
+    door: PostbackDoor
+    client_ip: str = "198.51.100.7"
+    now_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    _ids: ClickIdMaker = field(
+        default_factory=lambda: ClickIdMaker(keyring=KEYRING, worker=1, random_counter=lambda: 0)
+    )
+
+    def click(self, program: int = SHOP, *, link: int | None = None, spooled: bool = False, test: bool = False) -> str:
+        """A click id's token; of a click that could not be spooled unless told otherwise, so nothing waits for a row."""
+        link = program if link is None else link
+        return self._ids.make(self.now_ms, link, encode(link, 6), test=test, not_spooled=not spooled)[1].decode()
+
+    async def send(self, method: str = "GET", path: str = "/postback", **options: Any) -> tuple[int, Any]:
+        """Status and JSON of one request; `params` may be a raw query string."""
+        async with self.http.request(method, self.url + path, **options) as response:
+            assert "no-store" == response.headers["Cache-Control"]
+            self.headers = response.headers
+            return response.status, ({} if method == "HEAD" else await response.json(content_type=None))
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        """Meanwhile nothing can be recorded: somebody holds the table that every group needs."""
+        async with self.db.transaction():
+            await self.db.execute("LOCK TABLE conversion_state IN ACCESS EXCLUSIVE MODE")
+            yield
+
+    async def log(self) -> list[asyncpg.Record]:
+        return await self.db.fetch("SELECT * FROM postback_log ORDER BY received_at, outcome")
+
+
+@asynccontextmanager
+async def open_door(dsn: str, folder: Path) -> AsyncIterator[Door]:
+    """The door over an empty database with schema, its spool in `folder`."""
+    db = await asyncpg.connect(dsn)
+    await db.execute(_SETUP)
+    await db.executemany(
+        "INSERT INTO credentials (credential_id, kind, token_hash, hmac_secret, revoked_at)"
+        " VALUES ($1, $2, $3, $4, $5)",
+        [
+            (11, "token", hashlib.sha256(SHOP_TOKEN.encode()).digest(), None, None),
+            (12, "token", hashlib.sha256(OTHER_TOKEN.encode()).digest(), None, None),
+            (13, "token", hashlib.sha256(OLD_TOKEN.encode()).digest(), None, datetime.now(UTC)),
+            (21, "hmac", None, HMAC_SECRETS[0], None),
+            (22, "hmac", None, HMAC_SECRETS[1], None),
+        ],
+    )
+    await db.execute("INSERT INTO credential_programs VALUES (11, 1), (12, 5), (13, 1), (21, 2), (22, 2)")
+    catalog = Catalog(dsn, folder)
+    await catalog.start()
+    spool = Spool.create(
+        folder, spool_id=SPOOL_ID, worker=1, clicks=CLICK_COLUMNS, max_bytes=2**26, sync="off",
+        clicks_segment_bytes=2**16, journal_segment_bytes=2**16,
+    )  # fmt: skip
+    recorder = Recorder(dsn, SPOOL_ID, LogReader(spool.path, "journal", spool_id=SPOOL_ID, log=spool.journal))
+    recording = asyncio.create_task(recorder.run())
+    unjournalled = UnjournalledRecorder(dsn)
+    refusals = Refusals(dsn)
+    refusals.start()
+    here: list[Door] = []
+    door = PostbackDoor(
+        catalog=catalog, keyring=KEYRING, journal=Journal(spool.journal, SPOOL_ID), recorder=recorder,
+        unjournalled=unjournalled, refusals=refusals,
+        client_ip=lambda _: here[0].client_ip, clock_ms=lambda: here[0].now_ms,
+    )  # fmt: skip
+    app = web.Application()
+    app.add_routes(door.routes())
+    runner = web.AppRunner(app, auto_decompress=False)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    async with aiohttp.ClientSession() as http:
+        here.append(Door(f"http://127.0.0.1:{port}", http, db, catalog, spool, recorder, refusals, door))
+        try:
+            yield here[0]
+        finally:
+            await runner.cleanup()
+            await refusals.stop()
+            await catalog.stop()
+            await recorder.stop()
+            await recording
+            unjournalled.close()
+            spool.close()
+            await db.close()

@@ -1,0 +1,414 @@
+"""The postback door over real HTTP, catalog, spool and PostgreSQL: what is answered, kept, and never said."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from doors import (
+    HMAC_SECRETS,
+    LISTED,
+    OLD_TOKEN,
+    OPEN,
+    OTHER,
+    OTHER_TOKEN,
+    SHOP_TOKEN,
+    SIGNED,
+    SPOOL_ID,
+    Door,
+    open_door,
+)
+
+from tracker.domain.refusal import Reason
+from tracker.storage.journal import read_journal
+from tracker.storage.spool_log import SpoolUnavailable
+from tracker.web.postback_auth import sign, signed_part
+
+
+@pytest.fixture
+async def door(dsn: str, tmp_path: Path) -> AsyncIterator[Door]:
+    async with open_door(dsn, tmp_path) as opened:
+        yield opened
+
+
+def journal_of(door: Door) -> list[Any]:
+    return list(read_journal(door.spool.path))
+
+
+async def test_a_sale_is_recorded_once_in_every_spelling(door: Door) -> None:
+    """GET, form, JSON and a repeated delivery are one sale: anything else pays twice or answers with another id."""
+    sale = {"click_id": door.click(), "amount": "20.00", "currency": "eur", "txid": "A1", "token": SHOP_TOKEN}
+    status, first = await door.send(params=sale)
+    assert (200, "recorded") == (status, first["status"])
+    rest = [
+        await door.send(params=sale),
+        await door.send("POST", data=sale),
+        await door.send("POST", json={**sale, "amount": 20}),
+        await door.send("POST", params={"token": SHOP_TOKEN}, json={k: v for k, v in sale.items() if k != "token"}),
+        await door.send("POST", data=urlencode(sale), headers={"Content-Type": "application/x-www-form-urlencoded"}),
+        await door.send("POST", params=sale),
+        await door.send(
+            params={k: v for k, v in sale.items() if k != "token"}, headers={"Authorization": f"bearer {SHOP_TOKEN}"}
+        ),
+    ]
+    assert [(200, {"status": "duplicate", "conversion_id": first["conversion_id"]})] * len(rest) == rest
+    assert 1 == await door.db.fetchval("SELECT count(*) FROM ledger")
+    assert {"recorded": 1, "duplicate": 7} == door.door.intake.kept
+
+
+async def test_the_journal_has_the_message_before_the_recorder_and_without_secrets(door: Door) -> None:
+    """The journal is what a lost commit is refilled from, and it outlives tokens: it must hold all but them."""
+    await door.send(
+        params={"click_id": door.click(), "amount": "1", "token": SHOP_TOKEN, "apikey": SHOP_TOKEN, "a": "b"}
+    )
+    [message] = journal_of(door)
+    assert SPOOL_ID.to_bytes(8, "big") + bytes(8) == message.message_id
+    assert ("EUR", 11, 1) == (message.currency, message.credential_id, message.program_id)
+    for file in door.spool.path.iterdir():
+        assert SHOP_TOKEN.encode() not in file.read_bytes()
+    assert SHOP_TOKEN not in str([dict(row) for row in await door.log()])
+
+
+@pytest.mark.parametrize("spoil", ["forged", "cut", "foreign", "long", "other_link", "empty"])
+async def test_a_bad_click_id_is_refused_without_a_question_to_postgres(door: Door, spoil: str) -> None:
+    """Anybody can invent ids: they may cost a hash, never a query, a journal row or a lookup."""
+    token = door.click()
+    bad = {
+        "forged": token[:-1] + ("a" if token[-1] != "a" else "b"), "cut": token[:20], "foreign": "x" * 36,
+        "long": "a" * 8000,
+        "other_link": token[:11] + "00000a" + token[17:], "empty": "",
+    }[spoil]  # fmt: skip
+    status, problem = await door.send(params={"click_id": bad, "amount": "1", "token": SHOP_TOKEN})
+    assert (400, "missing_click_id" if spoil == "empty" else "bad_click_id") == (status, problem["code"])
+    assert "application/problem+json" == door.headers["Content-Type"]
+    assert (0, 0) == (door.spool.journal.next_seq, door.catalog.look_ups.asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"token": "wrong"}, (401, "bad_token")), ({"token": SHOP_TOKEN.upper()}, (401, "bad_token")),
+        ({"token": None}, (401, "bad_token")), ({"token": OLD_TOKEN}, (401, "bad_token")),
+        ({"token": "{token}"}, (401, "bad_token")),
+        ({"token": "\ud800".encode("utf-8", "surrogatepass")}, (401, "bad_token")),
+        ({"token": OTHER_TOKEN}, (403, "wrong_program")), ({"program": "other"}, (403, "wrong_program")),
+        ({"amount": "-1"}, (400, "bad_amount")), ({"currency": "XXZ"}, (400, "bad_currency")),
+        ({"status": "paid"}, (400, "bad_status")), ({"ts": "soon"}, (400, "bad_ts")),
+        ({"txid": "x" * 257}, (400, "bad_txid")),
+        ({"amount": "-1", "token": "wrong"}, (401, "bad_token")),
+    ],
+)  # fmt: skip
+async def test_what_is_refused_says_why_and_echoes_nothing(door: Door, changes: Any, expected: tuple[int, str]) -> None:
+    """A sender acts on the code; who is unknown does not learn what else was wrong."""
+    sale = {"click_id": door.click(), "amount": "20", "txid": "echo-me", "token": SHOP_TOKEN, **changes}
+    status, problem = await door.send(params=urlencode({k: v for k, v in sale.items() if v is not None}))
+    assert expected == (status, problem["code"])
+    assert "echo-me" not in json.dumps(problem)
+    assert 0 == door.spool.journal.next_seq
+    assert 1 == sum(door.refusals.counts.values())
+
+
+async def test_equal_repeats_are_one_value_and_others_are_refused(door: Door) -> None:
+    """Whichever of two amounts a server picks, somebody relies on the other."""
+    base = urlencode({"click_id": door.click(), "token": SHOP_TOKEN})
+    assert (400, "repeated_parameter") == await code_of(door, base + "&amount=1&amount=2")
+    assert (400, "repeated_parameter") == await code_of(door, base + "&amount=1&token=other")
+    status, kept = await door.send(params=base + "&amount=1&amount=1&amount={amount}")
+    assert (200, "recorded") == (status, kept["status"])
+    headers = {"Authorization": "Bearer another"}
+    assert 400 == (await door.send(params=base, headers=headers))[0]
+
+
+async def code_of(door: Door, query: str) -> tuple[int, str]:
+    status, problem = await door.send(params=query)
+    return status, problem["code"]
+
+
+async def test_unfilled_macros_are_named_to_the_sender(door: Door) -> None:
+    """The commonest mistake of a first set-up must be readable in the answer, kept or not."""
+    status, kept = await door.send(
+        params={"click_id": door.click(), "txid": "{{txid}}", "amount": "", "token": SHOP_TOKEN}
+    )
+    assert (200, "recorded", ["amount", "txid"]) == (status, kept["status"], kept["absent"])
+    status, problem = await door.send(params={"click_id": "{click_id}", "amount": "1", "token": SHOP_TOKEN})
+    assert (400, "missing_click_id", "unfilled_macro", ["click_id"]) == (
+        status, problem["code"], problem["reason"], problem["absent"],
+    )  # fmt: skip
+
+
+async def test_a_sale_without_a_click_is_credited_by_its_coupon(door: Door) -> None:
+    """A code read out in a podcast has no click; program and order number make the key."""
+    await door.db.execute("INSERT INTO coupons VALUES (1, 1, 9, 'SAVE', '2020-01-01')")
+    sale = {"program": "shop", "coupon": "save", "txid": "C1", "amount": "50", "token": SHOP_TOKEN}
+    status, kept = await door.send(params=sale)
+    assert (200, "recorded") == (status, kept["status"])
+    assert 9 == await door.db.fetchval("SELECT partner_id FROM conversion_state")
+    assert (400, "missing_txid") == await code_of(door, urlencode({**sale, "txid": ""}))
+    assert (401, "bad_token") == await code_of(door, urlencode({**sale, "token": "x", "program": "nobody"}))
+    assert (403, "wrong_program") == await code_of(door, urlencode({**sale, "program": "nobody"}))
+    assert (401, "bad_token") == await code_of(door, urlencode({**sale, "program": "open"}))
+
+
+async def test_signed_postbacks_are_believed_for_five_minutes_under_either_secret(door: Door) -> None:
+    """During rotation senders sign with the old or the new secret; a recorded message must not work for ever."""
+    click = door.click(SIGNED)
+
+    def query_signed(secret: bytes, at_s: int, suffix: str = "") -> str:
+        query = urlencode({"click_id": click, "amount": "3", "sig_ts": at_s})
+        made = sign(secret, str(at_s), signed_part("GET", f"/postback?{query}".encode(), b""))
+        return f"{query}{suffix}&sig={made}"
+
+    now_s = door.now_ms // 1000
+    for secret, outcome in zip(HMAC_SECRETS, ("recorded", "duplicate"), strict=True):
+        status, kept = await door.send(params=query_signed(secret, now_s - 299))
+        assert (200, outcome) == (status, kept["status"])
+    assert (401, "expired") == await code_of(door, query_signed(HMAC_SECRETS[0], now_s - 302))
+    assert (401, "expired") == await code_of(door, query_signed(HMAC_SECRETS[0], now_s + 302))
+    assert (401, "bad_signature") == await code_of(door, query_signed(b"a wrong secret of 16+", now_s))
+    assert (401, "bad_signature") == await code_of(door, query_signed(bytes(32), now_s))
+    assert (401, "bad_signature") == await code_of(door, query_signed(HMAC_SECRETS[0], now_s, "&txid=added"))
+    assert (401, "bad_token") == await code_of(door, urlencode({"click_id": click, "token": SHOP_TOKEN}))
+
+
+async def test_a_body_is_signed_with_its_request(door: Door) -> None:
+    """Else a signed request could be sent again with another amount."""
+    body = json.dumps({"click_id": door.click(SIGNED), "amount": 3}).encode()
+    at = str(door.now_ms // 1000)
+    made = sign(HMAC_SECRETS[1], at, signed_part("POST", b"/postback", body))
+    headers = {"Content-Type": "application/json", "X-Tracker-Timestamp": at, "X-Tracker-Signature": made}
+    status, kept = await door.send("POST", data=body, headers=headers)
+    assert (200, "recorded") == (status, kept["status"])
+    status, problem = await door.send("POST", data=body[:-2] + b"4}", headers=headers)
+    assert (401, "bad_signature") == (status, problem["code"])
+
+
+async def test_mode_ip_asks_for_the_address(door: Door) -> None:
+    """The address comes from the proxies' rule, not from here; IPv4 in IPv6 clothes is the same sender."""
+    query = urlencode({"click_id": door.click(LISTED), "amount": "1", "token": SHOP_TOKEN})
+    assert (403, "ip_denied") == await code_of(door, query)
+    for address, expected in (("nonsense", 403), ("192.0.2.9", 200), ("::ffff:192.0.2.9", 200)):
+        door.client_ip = address
+        assert expected == (await door.send(params=query))[0]
+
+
+async def test_mode_open_may_only_create_a_pending_conversion(door: Door) -> None:
+    """A visitor reads his click id from the address bar: he must not approve his own sale."""
+    status, kept = await door.send(params={"click_id": door.click(OPEN), "amount": "1", "status": "approved"})
+    assert (200, "recorded") == (status, kept["status"])
+    assert "pending" == await door.db.fetchval("SELECT status FROM conversion_state")
+    await door.db.execute("UPDATE programs SET pending_cap = 1")
+    status, problem = await door.send(params={"click_id": door.click(OPEN), "amount": "1"})
+    assert (429, "pending_cap", 1) == (status, problem["code"], door.refusals.counts[Reason.PENDING_CAP])
+
+
+async def test_while_postgres_is_away_messages_are_queued_and_synced(door: Door) -> None:
+    """`queued` promises that the message survives the machine; the answer names the conversion all the same."""
+    sale = {"click_id": door.click(), "amount": "2", "token": SHOP_TOKEN}
+    async with door.locked():
+        status, kept = await asyncio.wait_for(door.send(params=sale), 5)
+        assert (200, "queued", 1) == (status, kept["status"], door.spool.journal.synced_seq)
+    assert await door.recorder.drain(10)
+    [row] = await door.log()
+    assert ("recorded", kept["conversion_id"]) == (row["outcome"], str(row["conversion_id"]))
+
+
+async def test_nobody_waits_for_a_server_that_is_known_to_be_away(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage of an hour must not hold 1.2 s of every sender's connection."""
+    monkeypatch.setattr("tracker.web.postback_intake.COMMIT_SECONDS", 3600)
+    await door.recorder.stop()
+    status, kept = await asyncio.wait_for(door.send(params={"click_id": door.click(), "token": SHOP_TOKEN}), 5)
+    assert (200, "queued") == (status, kept["status"])
+
+
+async def test_a_journal_that_cannot_be_synced_promises_nothing(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 is the only honest answer when neither the disk nor PostgreSQL vouches."""
+
+    async def fail() -> None:
+        raise SpoolUnavailable("the disk is gone")
+
+    monkeypatch.setattr(door.spool.journal, "sync", fail)
+    async with door.locked():
+        status, problem = await door.send(params={"click_id": door.click(), "amount": "2", "token": SHOP_TOKEN})
+    assert (503, "unavailable", "5") == (status, problem["code"], door.headers["Retry-After"])
+
+
+async def test_without_a_journal_postgres_alone_may_keep_it(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk loses no sale while PostgreSQL is there, and with both gone it says so."""
+
+    def fail(_rows: list[bytes]) -> int:
+        raise SpoolUnavailable("no space")
+
+    monkeypatch.setattr(door.spool.journal, "append", fail)
+    sale = {"click_id": door.click(), "amount": "2", "token": SHOP_TOKEN}
+    assert (200, "recorded") == ((answer := await door.send(params=sale))[0], answer[1]["status"])
+    assert ("recorded", 1) == ((await door.log())[0]["outcome"], await door.db.fetchval("SELECT count(*) FROM ledger"))
+    async with door.locked():
+        assert 503 == (await door.send(params={**sale, "txid": "2"}))[0]
+    assert (200, "duplicate") == ((answer := await door.send(params=sale))[0], answer[1]["status"])
+
+
+async def test_a_link_nobody_here_knows_is_looked_up_and_else_kept_for_control(door: Door) -> None:
+    """A link made a second ago must not cost its first sale; a lost one waits with the credential that vouched."""
+    sale = {"click_id": door.click(link=777), "amount": "2", "token": SHOP_TOKEN}
+    status, kept = await door.send(params=sale)
+    assert (200, "pending_click", None) == (status, kept["status"], kept["conversion_id"])
+    assert (401, "bad_token") == await code_of(door, urlencode({**sale, "token": "wrong"}))
+    assert (401, "bad_token") == await code_of(door, urlencode({k: v for k, v in sale.items() if k != "token"}))
+    row = await door.db.fetchrow("SELECT credential_id, message FROM pending")
+    assert row is not None
+    assert (11, "EUR") == (row["credential_id"], json.loads(row["message"])["currency"])
+    await door.recorder.stop()
+    status, kept = await door.send(params={**sale, "txid": "1"})
+    assert (200, "queued", None) == (status, kept["status"], kept["conversion_id"])
+
+
+async def test_an_edge_that_knows_nothing_turns_nobody_away(door: Door) -> None:
+    """Without PostgreSQL and without a snapshot, every token looks wrong; a 401 would end the sender's tries."""
+    door.catalog.ready = False
+    for path in ("/postback", "/v1/conversions"):
+        options: dict[str, Any] = {"json": {"click_id": door.click(), "token": SHOP_TOKEN}}
+        status, problem = await door.send("POST", path, headers={"Authorization": f"Bearer {SHOP_TOKEN}"}, **options)
+        assert (503, "unavailable") == (status, problem["code"])
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Sec-Purpose": "prefetch;prerender"}, {"Purpose": "prefetch"}, {"X-Moz": "Prefetch"}]
+)
+async def test_a_prefetch_never_converts(door: Door, headers: dict[str, str]) -> None:
+    """A browser that only may show a page must not report its sale."""
+    status, problem = await door.send(params={"click_id": door.click(), "token": SHOP_TOKEN}, headers=headers)
+    assert (400, "prefetch", 0) == (status, problem["code"], door.spool.journal.next_seq)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
+async def test_other_methods_never_convert(door: Door, method: str) -> None:
+    """Link checkers send HEAD to whatever they find in a mail."""
+    status, _ = await door.send(method, params={"click_id": door.click(), "token": SHOP_TOKEN})
+    assert (405, "GET, POST", 0) == (status, door.headers["Allow"], door.spool.journal.next_seq)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"data": gzip.compress(b"a=b"), "headers": {"Content-Encoding": "gzip"}}, (400, "content_encoding")),
+        ({"data": b"x" * 65_537, "headers": {"Content-Type": "application/json"}}, (413, "too_large")),
+        ({"data": b"x", "headers": {"Content-Type": "text/plain"}}, (415, "unsupported_type")),
+        ({"data": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, (415, "unsupported_type")),
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, (400, "bad_body")),
+        ({"data": b"[{}]", "headers": {"Content-Type": "application/json"}}, (400, "bad_body")),
+        ({"data": b"[" * 65_000, "headers": {"Content-Type": "application/json"}}, (400, "bad_body")),
+    ],
+)
+async def test_bodies_that_are_none_are_refused(door: Door, options: dict[str, Any], expected: tuple[int, str]) -> None:
+    """No body may cost more than 64 KiB of memory or end in a 500."""
+    status, problem = await door.send("POST", **options)
+    assert expected == (status, problem["code"])
+
+
+async def test_a_body_without_a_declared_length_is_cut_at_the_limit(door: Door) -> None:
+    """A chunked body of any size must not be gathered to be measured."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield b"a=b&" * 256
+
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    status, problem = await door.send("POST", data=endless(), headers=headers)
+    assert (413, "too_large") == (status, problem["code"])
+
+
+async def test_a_body_that_never_comes_is_given_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender that stalls must not hold a connection for ever."""
+    monkeypatch.setattr("tracker.web.postback.BODY_SECONDS", 0.05)
+    host, port = door.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /postback HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{")
+    answer = await asyncio.wait_for(reader.readuntil(b"}"), 5)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"slow_body"' in answer
+    assert b"Connection: close" in answer
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "query", [b"%", b"%zz=%", b"&&&==", b"click_id=%ff%fe&txid=%00", b"a" * 7000, b"token=%ff&click_id"]
+)
+async def test_odd_queries_are_answered_never_a_500(door: Door, query: bytes) -> None:
+    """Whatever a template produces must end in an answer its author can read."""
+    host, port = door.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /postback?" + query + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
+async def test_an_array_has_an_outcome_per_item(door: Door) -> None:
+    """One bad line of a thousand must not cost the other 999."""
+    items: list[Any] = [{"click_id": door.click(), "txid": f"n{n}", "amount": n} for n in range(5)]
+    items[1]["click_id"] = "forged"
+    items[2]["amount"] = "1,5"
+    items[3]["click_id"] = door.click(OTHER)
+    headers = {"Authorization": f"Bearer {SHOP_TOKEN}"}
+    status, results = await door.send("POST", "/v1/conversions", json=items, headers=headers)
+    assert 200 == status
+    assert ["recorded", 400, 400, 403, "recorded"] == [result["status"] for result in results]
+    assert ["bad_click_id", "bad_amount", "wrong_program"] == [result["code"] for result in results[1:4]]
+    status, result = await door.send("POST", "/v1/conversions", json=items[0], headers=headers)
+    assert (200, "duplicate", results[0]["conversion_id"]) == (status, result["status"], result["conversion_id"])
+    status, problem = await door.send("POST", "/v1/conversions", json=items[1], headers=headers)
+    assert (400, "bad_click_id") == (status, problem["code"])
+
+
+async def test_an_array_needs_its_bearer_before_its_body_is_read(door: Door) -> None:
+    """A megabyte is read for known senders only; the token in the body comes too late."""
+    big = b"[" + b",".join(b'{"txid":"%s"}' % (b"x" * 200) for _ in range(500)) + b"]"
+    json_type = {"Content-Type": "application/json"}
+    for authorization, expected in (
+        (None, 401),
+        ("Bearer wrong", 401),
+        ("Basic x", 401),
+        (f"Bearer {SHOP_TOKEN}", 200),
+    ):
+        headers = json_type | ({"Authorization": authorization} if authorization else {})
+        assert expected == (await door.send("POST", "/v1/conversions", data=big, headers=headers))[0]
+    known = json_type | {"Authorization": f"Bearer {SHOP_TOKEN}"}
+    too_many = json.dumps([{}] * 1001).encode()
+    for body, expected_code in ((too_many, "bad_body"), (b"[]", "bad_body"), (b"x" * (2**20 + 1), "too_large")):
+        _, problem = await door.send("POST", "/v1/conversions", data=io.BytesIO(body), headers=known)
+        assert expected_code == problem["code"]
+    assert 405 == (await door.send("GET", "/v1/conversions", headers=known))[0]
+
+
+async def test_an_idempotency_key_tells_items_apart_where_one_key_holds_several(door: Door) -> None:
+    """A shop with several conversions per order that repeats a timed-out request must not sell twice."""
+    await door.db.execute("UPDATE programs SET several_per_key = true WHERE program_id = 1")
+    while not door.catalog.programs[1].several_per_key:
+        await asyncio.sleep(0.01)
+    items = [{"click_id": door.click(), "txid": "same", "amount": 1}] * 2
+    headers = {"Authorization": f"Bearer {SHOP_TOKEN}", "Idempotency-Key": "batch-1"}
+    for expected in ("recorded", "duplicate"):
+        _, results = await door.send("POST", "/v1/conversions", json=items, headers=headers)
+        assert [expected] * 2 == [result["status"] for result in results]
+    headers["Idempotency-Key"] = "with space"
+    assert "bad_idempotency_key" == (await door.send("POST", "/v1/conversions", json=items, headers=headers))[1]["code"]
+
+
+async def test_an_array_that_nobody_can_keep_asks_to_be_sent_again(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 200 around a thousand 503s would be read as success."""
+
+    def fail(_rows: list[bytes]) -> int:
+        raise SpoolUnavailable("no space")
+
+    monkeypatch.setattr(door.spool.journal, "append", fail)
+    items = [{"click_id": door.click(), "amount": 1}] * 2
+    headers = {"Authorization": f"Bearer {SHOP_TOKEN}"}
+    async with door.locked():
+        assert 503 == (await door.send("POST", "/v1/conversions", json=items, headers=headers))[0]
