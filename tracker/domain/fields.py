@@ -256,8 +256,10 @@ COUPON = Fields(
     fixed=frozenset({"program", "partner", "code"}),
 )
 
-CREDENTIAL = Fields(
-    checks={"kind": _one_of("token", "hmac"), "label": _text(100)},
-    required=frozenset(),
+CREDENTIAL = Fields(checks={"label": _text(100)}, required=frozenset(), fixed=frozenset())
+
+DECISION = Fields(
+    checks={"status": _one_of("pending", "approved", "rejected", "reversed"), "reason": _text(500)},
+    required=frozenset({"status", "reason"}),
     fixed=frozenset(),
 )

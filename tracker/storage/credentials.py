@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tracker.domain.fields import CREDENTIAL
 from tracker.domain.mistakes import Conflict, FieldMistake, Invalid, NotFound
+from tracker.domain.program import CredentialKind, token_digest
 from tracker.storage.table import Row, Table, insert_numbered
 
 LIVING_LIMIT = 10   # of one kind and program: two while one is replaced, more for several senders; an end to scripts
@@ -34,40 +34,37 @@ RETURNING c.credential_id, c.kind, c.label, c.created_at, c.revoked_at
 class Credentials(Table):
     """Of one or more programs."""
 
-    async def issue(self, programs: Sequence[str], *, kind: str = "token", label: str = "") -> Row:
+    async def issue(
+        self, programs: Sequence[str], *, kind: CredentialKind = "token", given: Mapping[str, Any] | None = None
+    ) -> Row:
         """A new credential for these programs (slugs): its row with `token` or `hmac_secret` (hex), shown this once.
+        `given`: a label, if any.
 
         Raises NotFound (program), Invalid, Conflict when there are too many living ones.
         """
-        clean = CREDENTIAL.check_new({"kind": kind, **({"label": label} if label else {})})
+        label = CREDENTIAL.check_new(given or {}).get("label", "")
         # Letters and digits only: tokens travel in URLs that networks fold, quote and mail about. 160 bit.
-        secret = secrets.token_hex(20) if clean["kind"] == "token" else secrets.token_hex(32)
-        stored = (
-            (hashlib.sha256(secret.encode()).digest(), None)
-            if clean["kind"] == "token"
-            else (None, bytes.fromhex(secret))
-        )
+        secret = secrets.token_hex(20 if kind == "token" else 32)
+        stored = (token_digest(secret.encode()), None) if kind == "token" else (None, bytes.fromhex(secret))
         async with self._transaction() as connection:
             found = await connection.fetch(_LOCK, list(programs))
             if not found or len(found) != len(set(programs)):
                 raise NotFound("program")
             numbers = [row["program_id"] for row in found]
-            if await connection.fetchval(_LIVING, numbers, clean["kind"]) >= LIVING_LIMIT * len(numbers):
+            if await connection.fetchval(_LIVING, numbers, kind) >= LIVING_LIMIT * len(numbers):
                 raise Conflict(f"there are {LIVING_LIMIT} living ones already; revoke one first")
-            number = await insert_numbered(connection, _INSERT, clean["kind"], clean.get("label", ""), *stored)
+            number = await insert_numbered(connection, _INSERT, kind, label, *stored)
             if number is None:
                 raise Conflict("no free number was found; try again")
             for program_id in numbers:
                 await connection.execute(_COVER, number, program_id)
-        shown = "token" if clean["kind"] == "token" else "hmac_secret"
-        row: Row = {
+        return {
             "credential_id": number,
-            "kind": clean["kind"],
-            "label": clean.get("label", ""),
+            "kind": kind,
+            "label": label,
             "programs": [row["slug"] for row in found],
-            shown: secret,
+            "token" if kind == "token" else "hmac_secret": secret,
         }
-        return row
 
     async def revoke(self, program: str, credential_id: int) -> Row:
         """End a credential at once, for all its programs. Raises NotFound (credential); again changes nothing."""
