@@ -1,5 +1,6 @@
 """What the spool tests share: a log on the model file system, and the rows a reader finds."""
 
+from concurrent.futures import Executor
 from pathlib import Path
 
 from model_fs import Inline, ModelFs
@@ -35,6 +36,7 @@ def a_log(
     kind: Kind = "clicks",
     clock: Clock | None = None,
     unsynced_max_bytes: int = 2**20,
+    executor: Executor | None = None,
 ) -> Log:
     """A log in an empty directory of the model file system, which is durable before the log begins."""
     fs.mkdir(DIRECTORY, parents=True)
@@ -50,7 +52,7 @@ def a_log(
         segment_bytes=segment_bytes,
         durable=durable,
         space=space,
-        executor=Inline(),
+        executor=executor or Inline(),
         clock=clock or Clock(),
         unsynced_max_bytes=unsynced_max_bytes,
     )

@@ -29,6 +29,7 @@ class History:
     clock: Clock = field(default_factory=Clock)
     promises: list[tuple[int, int, int]] = field(default_factory=list)  # operations so far, rows appended, rows synced
     attempts: dict[int, set[bytes]] = field(default_factory=dict)
+    acknowledged: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.log: Log = a_log(self.fs, clock=self.clock)
@@ -43,6 +44,7 @@ class History:
             self.attempts.setdefault(seq, set()).add(row)
         with suppress(SpoolUnavailable):
             self.log.append(list(rows))
+            self.acknowledged += rows
         self._promise()
 
     async def sync(self) -> None:
@@ -82,7 +84,7 @@ class History:
 
     def _judge(self, disk: ModelFs, promised: int, what: str) -> None:
         rows = recover(disk)
-        assert set(range(promised)) <= set(rows), f"{what}: lost"
+        assert self.acknowledged[:promised] == [rows.get(seq) for seq in range(promised)], f"{what}: lost"
         for seq, row in rows.items():
             assert row in self.attempts.get(seq, ()), f"{what}: invented {seq}"
         assert recover(disk) == rows, f"{what}: recovery after recovery differs"

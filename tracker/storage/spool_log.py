@@ -185,31 +185,37 @@ class Log:
         """Make every row appended so far durable; callers who come together share one disk sync.
 
         After a failure it also tries the disk again, so that a log without traffic becomes healthy by itself.
-        SpoolUnavailable when the disk failed twice running; the rows stay in memory and in the page cache, and the next
-        call goes on.
+        SpoolUnavailable when the rows are not durable: the disk failed twice running. They stay in memory and in the
+        page cache, and the next call goes on.
         """
         target = self.next_seq
-        while self.synced_seq < target or not self.healthy:
+        probe = not self.healthy
+        while self.synced_seq < target or probe:
+            probe = False
             if self._syncing is None:
                 self._syncing = asyncio.create_task(self._sync_group())
             error = await asyncio.shield(self._syncing)
-            if error is not None:
+            if error is not None and self.synced_seq < target:
                 raise SpoolUnavailable(str(error)) from error
 
     async def _sync_group(self) -> SpoolUnavailable | None:
         error: SpoolUnavailable | None = None
         try:
             for _ in range(2):  # after an fsync error once more at once, on a new file
-                self.prepare()
+                error = None
+                try:
+                    self.prepare()
+                except SpoolUnavailable as exc:
+                    error = exc
+                    if self._carry:  # what is not synced has no file to go to
+                        return error
                 target, segments = self.next_seq, list(self._open)
                 failed = await asyncio.get_running_loop().run_in_executor(self._executor, self._flush, segments)
                 if failed is None:
                     self._synced(target, segments)
-                    return None
+                    return error
                 self._distrust()
                 error = SpoolUnavailable(f"{self._directory}: fsync failed: {failed.strerror or failed}")
-        except SpoolUnavailable as exc:
-            error = exc
         finally:
             self._syncing = None
         return error
