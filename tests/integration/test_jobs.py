@@ -10,7 +10,6 @@ from shipping import DAY_MS, assert_conserved, click_id, click_row, database, li
 from tracker.jobs.partitions import keep_partitions
 from tracker.jobs.statistics import fold_statistics
 
-
 PARTITIONS = "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'clicks'::regclass"
 
 

@@ -36,7 +36,7 @@ _STILL_OURS = """
 _ADVANCE = """
     UPDATE spool_cursors
        SET next_seq = next_seq + $5 + $6 + $7, rows_stored = rows_stored + $5, rows_stray = rows_stray + $6,
-           rows_quarantined = rows_quarantined + $7, updated_at = now()
+           rows_quarantined = rows_quarantined + $7, updated_at = now(), closed_at = NULL
      WHERE spool_id = $1 AND log = $2 AND next_seq = $3 AND writer_pid = pg_backend_pid() AND writer_start = $4
 """
 _TOUCH = "UPDATE spool_cursors SET updated_at = now() WHERE spool_id = $1 AND log = $2"

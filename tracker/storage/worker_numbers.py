@@ -43,7 +43,8 @@ _RESERVE = """
 _CONFIRM = """
     UPDATE worker_numbers SET spool_id = $2, seen_at = now() WHERE number = $1 AND (spool_id IS NULL OR spool_id = $2)
 """
-_SEEN = "UPDATE worker_numbers SET seen_at = now() WHERE number = $1 AND spool_id = $2"
+# An owner that lives takes back what a shipper of a copy of its disk said.
+_SEEN = "UPDATE worker_numbers SET seen_at = now(), last_id_at = NULL WHERE number = $1 AND spool_id = $2"
 _SHIPPED = "UPDATE worker_numbers SET last_id_at = coalesce(last_id_at, now()) WHERE spool_id = $1"
 _RECLAIM = """
     DELETE FROM worker_numbers
@@ -109,7 +110,7 @@ async def confirm(connection: Connection, number: int, spool_id: int) -> bool:
 
 
 async def note_seen(connection: Connection, number: int, spool_id: int) -> bool:
-    """Say that the number's owner lives; False as for `confirm`."""
+    """Say that the number's owner lives, every few minutes; False as for `confirm`."""
     return await connection.execute(_SEEN, number, spool_id) == "UPDATE 1"
 
 
