@@ -219,7 +219,7 @@ async def test_the_same_coupon_asked_for_at_the_same_time_is_made_once(shop: Sto
 
 async def test_a_token_is_kept_as_its_hash_alone_and_can_be_revoked(shop: Store, pool: Any) -> None:
     await shop.programs.create({"slug": "other", "currency": "EUR"})
-    issued = await shop.credentials.issue(["shop", "other"], given={"label": "network"})
+    issued = await shop.credentials.issue(["shop", "other"], label="network")
     kept = await pool.fetchval("SELECT token_hash FROM credentials")
     assert hashlib.sha256(issued["token"].encode()).digest() == kept
     shown = (await shop.programs.show("other"))["credentials"]

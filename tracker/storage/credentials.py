@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tracker.domain.fields import CREDENTIAL
@@ -34,15 +34,12 @@ RETURNING c.credential_id, c.kind, c.label, c.created_at, c.revoked_at
 class Credentials(Table):
     """Of one or more programs."""
 
-    async def issue(
-        self, programs: Sequence[str], *, kind: CredentialKind = "token", given: Mapping[str, Any] | None = None
-    ) -> Row:
+    async def issue(self, programs: Sequence[str], *, kind: CredentialKind = "token", label: str = "") -> Row:
         """A new credential for these programs (slugs): its row with `token` or `hmac_secret` (hex), shown this once.
-        `given`: a label, if any.
 
         Raises NotFound (program), Invalid, Conflict when there are too many living ones.
         """
-        label = CREDENTIAL.check_new(given or {}).get("label", "")
+        label = CREDENTIAL.check_new({"label": label} if label else {}).get("label", "")
         # Letters and digits only: tokens travel in URLs that networks fold, quote and mail about. 160 bit.
         secret = secrets.token_hex(20 if kind == "token" else 32)
         stored = (token_digest(secret.encode()), None) if kind == "token" else (None, bytes.fromhex(secret))

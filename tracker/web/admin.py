@@ -14,7 +14,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from tracker.domain.fields import DECISION
+from tracker.domain.fields import CREDENTIAL, DECISION
 from tracker.domain.mistakes import FieldMistake, Invalid, NotFound
 from tracker.domain.postback import STATUS_BY_WORD, Status
 from tracker.domain.program import CredentialKind
@@ -122,8 +122,8 @@ class AdminApi:
         return answer_saved(await self._store.coupons.edit(_number(request, "coupon"), await read_body(request)))
 
     async def _issue(self, kind: CredentialKind, request: web.Request) -> web.Response:
-        body = await read_body(request) if request.can_read_body else {}
-        return answer(await self._store.credentials.issue([_slug(request)], kind=kind, given=body), 201)
+        clean = CREDENTIAL.check_new(await read_body(request) if request.can_read_body else {})
+        return answer(await self._store.credentials.issue([_slug(request)], kind=kind, **clean), 201)
 
     async def _revoke(self, request: web.Request) -> web.Response:
         return answer(await self._store.credentials.revoke(_slug(request), _number(request, "credential")))
