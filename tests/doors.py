@@ -66,7 +66,7 @@ class Door:
     )
 
     def click(self, program: int = SHOP, *, link: int | None = None, spooled: bool = False, test: bool = False) -> str:
-        """A click id's token; of a click that could not be spooled unless told otherwise, so nothing waits for a row."""
+        """A click id's token; of a click that could not be spooled unless told otherwise, so none waits for a row."""
         link = program if link is None else link
         return self._ids.make(self.now_ms, link, encode(link, 6), test=test, not_spooled=not spooled)[1].decode()
 
