@@ -17,6 +17,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tracker.domain.refusal import Reason
+
 PAGE_BYTES: Final = 4096     # 512 slots a process; a page each, so that no two processes write to one cache line
 
 POSTBACK_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5)   # seconds; 1.5 is the promise
@@ -41,11 +43,7 @@ class Family:
 POSTBACK_RESULTS: Final = (
     "recorded", "updated", "duplicate", "conflict", "pending_click", "queued", "refused", "unavailable",
 )
-REFUSAL_REASONS: Final = (
-    "truncated", "foreign_format", "forged", "unknown_key", "missing_click_id", "unfilled_macro", "bad_amount", "bad_currency",
-    "bad_status", "bad_ts", "bad_token", "bad_signature", "expired", "ip_denied", "wrong_program", "repeated_parameter",
-    "unknown_program", "unknown_coupon", "missing_txid", "too_long", "malformed", "other",
-)
+REFUSAL_REASONS: Final = (*(reason.value for reason in Reason), "other")
 
 FAMILIES: Final = (
     Family("tracker_clicks_total", "counter", "Visits answered with a redirect, by kind; all kinds = appended + unlogged.", "kind",
@@ -74,6 +72,7 @@ FAMILIES: Final = (
     Family("tracker_partitions_ahead_days", "gauge", "Days ahead of today that have a partition."),
     Family("tracker_stray_rows", "gauge", "Rows in clicks_stray. Must stay 0."),
     Family("tracker_clock_offset_seconds", "gauge", "This machine's clock less PostgreSQL's, the greatest of all processes."),
+    Family("tracker_ready", "gauge", "Worker processes that are ready: catalog loaded, spool writable, not draining."),
     Family("tracker_workers", "gauge", "Worker processes running."),
     Family("tracker_worker_restarts_total", "counter", "Workers that died and were replaced."),
     Family("tracker_event_loop_lag_seconds", "gauge", "How late a timer last fired, the greatest of all processes."),
@@ -118,9 +117,9 @@ class Page:
         """Set a gauge."""
         self._slots[self.slot(name)] = round(value * _MICRO)
 
-    def set_counter(self, name: str, value: int, *, label: str = "") -> None:
-        """Bring a counter up to a total kept elsewhere by this process since its start; `base` is what earlier starts left."""
-        self._slots[self.slot(name, label)] = value
+    def labels(self, name: str) -> tuple[str, ...]:
+        """The values a metric's label may have."""
+        return _BY_NAME[name].values
 
     def get(self, name: str, label: str = "") -> int:
         return self._slots[self.slot(name, label)]
@@ -194,8 +193,8 @@ def _metric(family: Family, pages: Sequence[Sequence[int]]) -> Metric:
     base = _OFFSET[family.name]
     if family.kind == "counter":
         counter = CounterMetricFamily(family.name, family.help, labels=[family.label] if family.label else [])
-        for index, value in enumerate(family.values or ("",)):
-            counter.add_metric([value] if value else [], sum(page[base + index] for page in pages))
+        for index, label in enumerate(family.values or ("",)):
+            counter.add_metric([label] if label else [], sum(page[base + index] for page in pages))
         return counter
     if family.kind == "histogram":
         count = 0

@@ -46,13 +46,16 @@ class Template:
     fragment_slots: tuple[str, ...]
     query_names: frozenset[bytes]       # decoded, lower case: pass-through drops these
     has_query: bool
+    asked: tuple[str, ...]              # distinct slots but click_id: what has to be looked up in a visit
     only_click_id: bool                 # one slot, {click_id}, nothing after the fragment: the common case, joined without a loop
 
     def fill(self, value: Callable[[str], bytes], passed: bytes = b"") -> bytes:
         """The URL, with `value(slot)` (already percent-encoded) in each slot and `passed` (a raw query) appended."""
         parts = [self.literals[0]]
-        for slot, literal in zip(self.slots, self.literals[1:], strict=True):
-            parts += (value(slot), literal)
+        position = 0
+        for slot in self.slots:
+            position += 1
+            parts += (value(slot), self.literals[position])
         if passed:
             parts += (b"&" if self.has_query else b"?", passed)
         parts.append(self.fragment[0])
@@ -63,6 +66,8 @@ class Template:
 
 def percent_encode(value: bytes) -> bytes:
     """Every byte but letters, digits and -._~ as %XX."""
+    if value.isalnum():      # ASCII letters and digits: most labels, at a tenth of the cost
+        return value
     return quote_from_bytes(value, safe="").encode()
 
 
@@ -108,6 +113,7 @@ def parse_template(text: str, constants: dict[str, str] | None = None, *, field:
         fragment_slots=tuple(fragment_slots),
         query_names=frozenset(_query_names(rest[question + 1:])) if question >= 0 else frozenset(),
         has_query=question >= 0,
+        asked=tuple({slot: None for slot in (*slots, *fragment_slots) if slot != "click_id"}),
         only_click_id=slots == ["click_id"] and not fragment_slots,
     )
 

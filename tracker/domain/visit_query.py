@@ -15,6 +15,7 @@ NAME_LIMIT = 64          # bytes
 VALUE_LIMIT = 1024       # bytes
 
 LABELS: Final = (*(f"sub{n}" for n in range(1, 11)), "ext")
+LABEL_SLOT: Final = {f"{prefix}{name}": slot for slot, name in enumerate(LABELS) for prefix in ("", "query.")}
 _SLOT: Final = {name.encode(): slot for slot, name in enumerate(LABELS)}
 
 
@@ -27,11 +28,11 @@ class VisitQuery:
     changed: bool
 
     def first(self, name: str) -> bytes:
-        """The first value of a parameter, b"" when it is not there: what {query.NAME} writes."""
-        slot = _SLOT.get(name.encode())
+        """What the macro {name} writes: a label, or the first value of the parameter NAME of {query.NAME}; b"" for none."""
+        slot = LABEL_SLOT.get(name)
         if slot is not None:
             return self.labels[slot] or b""
-        value = self.rest.get(name, "")
+        value = self.rest.get(name.removeprefix("query."), "")
         return (value if isinstance(value, str) else value[0]).encode()
 
 
@@ -46,29 +47,29 @@ def parse_visit_query(raw: bytes) -> VisitQuery:
         changed = True
     for pair in pairs:
         name, _, value = pair.partition(b"=")
-        if b"%" in pair or b"+" in pair or len(pair) > NAME_LIMIT or not pair.isascii() or b"\0" in pair:
+        if len(pair) > NAME_LIMIT or b"%" in pair or b"+" in pair or b"\0" in pair or not pair.isascii():
             name, name_changed = _clean(name, NAME_LIMIT)
             value, value_changed = _clean(value, VALUE_LIMIT)
             changed = changed or name_changed or value_changed
         slot = _SLOT.get(name)
         if slot is not None:
-            if labels[slot] is None and value:
+            if value and labels[slot] is None:
                 labels[slot] = value
         elif name:
             key, word = name.decode(), value.decode()
-            before = rest.get(key)
-            if before is None:
+            if key not in rest:
                 rest[key] = word
-            elif isinstance(before, list):
-                before.append(word)
             else:
-                rest[key] = [before, word]
+                before = rest[key]
+                rest[key] = [*before, word] if isinstance(before, list) else [before, word]
     return VisitQuery(labels, rest, changed)
 
 
 def _clean(raw: bytes, limit: int) -> tuple[bytes, bool]:
     """Unescape; then storable UTF-8 of at most `limit` bytes, and whether that changed more than the escapes."""
-    value = unquote_to_bytes(raw.replace(b"+", b" ")) if b"%" in raw or b"+" in raw else raw
+    value = raw.replace(b"+", b" ")
+    if b"%" in value:
+        value = unquote_to_bytes(value)
     if value.isascii() and b"\0" not in value and len(value) <= limit:
         return value, False
     text = value.decode("utf-8", "replace").replace("\0", "\ufffd").encode()

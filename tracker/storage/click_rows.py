@@ -31,7 +31,7 @@ CLICK_COLUMNS: Final = (
 BOT, PREFETCH, HEAD, TEST, CLEANED, FALLBACK, BEACON = 1, 2, 4, 8, 16, 32, 64     # bits of `flags`
 
 NULL: Final = b"\xff\xff\xff\xff"
-_LENGTH: Final = tuple(n.to_bytes(4, "big") for n in range(2049))     # no text of a click is longer
+LENGTH: Final = tuple(n.to_bytes(4, "big") for n in range(2049))     # no text of a click is longer
 _FIXED: Final = Struct(">hi16siiiiiiiiiiiq").pack
 _COUNT: Final = len(CLICK_COLUMNS)
 
@@ -45,12 +45,12 @@ def fixed_columns(
 
 def text(value: bytes | None) -> bytes:
     """A text column: clean UTF-8 of at most 2,048 bytes, or null."""
-    return NULL if value is None else _LENGTH[len(value)] + value
+    return NULL if value is None else LENGTH[len(value)] + value
 
 
-def jsonb(document: bytes | None) -> bytes:
+def jsonb(document: bytes) -> bytes:
     """A jsonb column from JSON text."""
-    return NULL if document is None else (len(document) + 1).to_bytes(4, "big") + b"\x01" + document
+    return (len(document) + 1).to_bytes(4, "big") + b"\x01" + document
 
 
 def inet(address: IPv4Address | IPv6Address | None, prefix: int) -> bytes:

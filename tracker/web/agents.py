@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import crawleruseragents
 import ua_parser
+from aiohttp import web
 from ua_parser_rs import UserAgentExtractor
 
+from tracker.storage.countries import CountryReader
 from tracker.storage.click_rows import BOT, CLEANED, NULL, inet, text
 
 USER_AGENT_LIMIT = 512     # bytes kept; real ones end near 300
@@ -134,12 +136,6 @@ def judge_referrer(raw: bytes) -> Referrer:
     return Referrer(text(kept or None), channel, CLEANED if changed else 0)
 
 
-class CountryReader(Protocol):
-    """What maxminddb.Reader offers."""
-
-    def get(self, ip_address: str | Address) -> object: ...
-
-
 class Place(NamedTuple):
     """An address's part of the row: country and ip columns; the whole address for the visitor hash, never stored."""
 
@@ -158,6 +154,11 @@ class Places:
     def of(self, peer: str, forwarded: bytes) -> Place:
         """`peer` is the socket's address, `forwarded` the X-Forwarded-For lines joined by commas, b"" when there is none."""
         return self._of[peer, forwarded if self._trusted else b""]
+
+    def of_request(self, request: web.Request) -> Place:
+        """Of a request that aiohttp has read."""
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ())).encode("utf-8", "surrogateescape")
+        return self.of(request.remote or "", forwarded)
 
     def _judge(self, key: tuple[str, bytes]) -> Place:
         address = self._client(*key)

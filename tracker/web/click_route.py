@@ -51,7 +51,7 @@ def click_routes(desk: Desk, places: Places) -> list[web.RouteDef]:
         outcome = desk.visit(
             waiting, link, slug, query, head=head, beacon=request.method == "POST", prefetch=is_prefetch(_all(request, "Sec-Purpose", "Purpose", "X-Moz")),
             user_agent=_first(request, "User-Agent"), referrer=_first(request, "Referer"),
-            place=places.of(request.remote or "", _all(request, "X-Forwarded-For")),
+            place=places.of_request(request),
         )
         await waiting.ready
         if isinstance(outcome, int):

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from tracker.web.agents import Places
 from tracker.web.desk import Desk
-from tracker.web.errors import problem_response
 from tracker.web.framing import FRAME_LIMIT, frame, plain_click
 
 IDLE_SECONDS: Final = 75          # nginx's default: longer than browsers and proxies keep a connection for
@@ -31,7 +30,7 @@ _NO_ACCESS_LOG.setLevel(logging.CRITICAL)
 class Lanes:
     """All connections of one worker: what they share, and the sweep that enforces their deadlines."""
 
-    def __init__(self, *, desk: Desk, places: Places, server: web.Server[web.Request], connection_limit: int) -> None:
+    def __init__(self, *, desk: Desk, places: Places, server: web.Server, connection_limit: int) -> None:
         self.desk = desk
         self.places = places
         self.server = server
@@ -61,12 +60,12 @@ class Lanes:
         return len(self.open)
 
 
-class HttpSide(RequestHandler[web.Request]):
+class HttpSide(RequestHandler):
     """aiohttp's protocol for one connection: reports each answer written, and answers parse errors in constant words."""
 
     __slots__ = ("answered", "lane")
 
-    def __init__(self, server: web.Server[web.Request], loop: asyncio.AbstractEventLoop, lane: Lane) -> None:
+    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, lane: Lane) -> None:
         # Ten years: its timer does not see the lane's clicks, and 0 would close at once. The sweep has the deadlines.
         super().__init__(
             server, loop=loop, keepalive_timeout=315_360_000.0, access_log=_NO_ACCESS_LOG, auto_decompress=False, lingering_time=1.0
@@ -88,7 +87,11 @@ class HttpSide(RequestHandler[web.Request]):
         """Constant problem+json: aiohttp's own page echoes input, names its version and logs a traceback for strangers' errors."""
         if status >= 500:
             self.log_exception("Unhandled exception in a handler", exc_info=exc)
-        response = problem_response(status, "malformed_request" if status < 500 else "internal_error")
+        title, code = ("Malformed request", "malformed_request") if status < 500 else ("Internal error", "internal_error")
+        response = web.json_response(
+            {"type": "about:blank", "title": title, "status": status, "code": code}, status=status,
+            content_type="application/problem+json", headers={"Server": "tracker", "Cache-Control": "no-store"},
+        )
         response.force_close()
         return response
 
@@ -119,12 +122,11 @@ class Lane(asyncio.Protocol):
     # What the loop tells us
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         if len(self.lanes.open) >= self.lanes.connection_limit:
             self.lanes.refused += 1
             self._closed = True
-            transport.abort()
+            self._transport.abort()
             return
         self.lanes.open.add(self)
         name = transport.get_extra_info("peername")
@@ -274,7 +276,7 @@ class Lane(asyncio.Protocol):
         if not self._reading and len(self._held) <= HELD_LIMIT:
             self._reading = True
             self._transport.resume_reading()
-        if self._eof and not self._busy and not self._unanswered:
+        if self._eof and self.is_idle:
             self._transport.close()
 
     # Deadlines

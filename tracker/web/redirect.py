@@ -16,7 +16,7 @@ import orjson
 from tracker.domain.click_id import ClickIdMaker, sub_key
 from tracker.domain.link import Link, Template, passed_query, percent_encode
 from tracker.domain.visit_query import VisitQuery, parse_visit_query
-from tracker.storage.click_rows import BEACON, CLEANED, FALLBACK, HEAD, NULL, PREFETCH, TEST, fixed_columns, jsonb, text
+from tracker.storage.click_rows import BEACON, CLEANED, FALLBACK, HEAD, LENGTH, NULL, PREFETCH, TEST, fixed_columns, jsonb, text
 from tracker.storage.spool import SpoolUnavailable
 from tracker.web.agents import Agent, Memo, Place, Referrer, judge_agent, judge_referrer
 
@@ -76,12 +76,12 @@ class Redirector:
         now_ms = self._clock_ms()
         agent, came_from = self._agents[user_agent], self._referrers[referrer]
         flags = agent.flags | came_from.flags
-        template: Template | None = link.destination
+        template = link.destination
         if not link.is_open(now_ms):
+            if link.fallback is None:
+                return None
             template = link.fallback
             flags |= FALLBACK
-            if template is None:
-                return None
         if head:
             flags |= HEAD
         if prefetch:
@@ -99,7 +99,8 @@ class Redirector:
                 flags |= TEST
             if channel is None and "utm_source" in query.rest:
                 channel = query.first("utm_source").lower()[:CHANNEL_LIMIT].decode("utf-8", "ignore").encode() or None
-            columns = b"".join(map(text, query.labels)) + jsonb(orjson.dumps(query.rest) if query.rest else None)
+            columns = b"".join([NULL if label is None else LENGTH[len(label)] + label for label in query.labels])
+            columns += jsonb(orjson.dumps(query.rest)) if query.rest else NULL
         if channel is None:
             channel = came_from.channel
         spooled = self._log.available
@@ -142,15 +143,14 @@ class Redirector:
     def _location(
         self, template: Template, link: Link, token: bytes, raw_query: bytes, query: VisitQuery | None, channel: bytes | None
     ) -> bytes:
-        def value(slot: str) -> bytes:
-            if slot == "click_id":
-                return token
+        values: dict[str, bytes] = {"click_id": token}
+        for slot in template.asked:
             if slot == "channel":
-                return percent_encode(channel or b"")
-            return percent_encode(query.first(slot.removeprefix("query."))) if query else b""
-
+                values[slot] = percent_encode(channel or b"")
+            else:
+                values[slot] = percent_encode(query.first(slot)) if query else b""
         passed = passed_query(raw_query, template) if link.pass_query and raw_query else b""
-        location = template.fill(value, passed)
+        location = template.fill(values.__getitem__, passed)
         if len(location) <= LOCATION_LIMIT:
             return location
         return template.fill(lambda slot: token if slot == "click_id" else b"")

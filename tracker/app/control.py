@@ -1,0 +1,121 @@
+"""Control: everything that may be slow. The admin API, and the jobs; each job runs under a lease, so any number of these is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+from uuid import UUID
+
+from aiohttp import web
+
+from tracker.domain.postback import Status
+from tracker.jobs.lease import Lease
+from tracker.jobs.partitions import EVERY_SECONDS as PARTITIONS_SECONDS
+from tracker.jobs.partitions import keep_partitions
+from tracker.jobs.pending import PendingJob
+from tracker.jobs.statistics import EVERY_SECONDS as STATISTICS_SECONDS
+from tracker.jobs.statistics import fold_statistics
+from tracker.metrics import Page
+from tracker.settings import Settings
+from tracker.storage.conversion_store import decide_conversion
+from tracker.storage.postgres import Connection, Pool, PostgresError, Unavailable, connect, create_pool
+from tracker.storage.store import Store
+from tracker.storage.worker_numbers import reclaim
+from tracker.web.admin import AdminApi
+
+log = logging.getLogger(__name__)
+
+POOL_SIZE: Final = 8           # API requests in PostgreSQL at once; the jobs have sessions of their own
+RETRY_SECONDS: Final = 2.0
+NUMBERS_SECONDS: Final = 3600.0
+GAUGES_SECONDS: Final = 10.0
+
+_GAUGES: Final = """
+    SELECT (SELECT count(*) FROM (SELECT 1 FROM pending LIMIT 100000) AS p) AS pending,
+           (SELECT count(*) FROM (SELECT 1 FROM clicks_stray LIMIT 100000) AS s) AS strays,
+           (SELECT max(to_date(right(inhrelid::regclass::text, 8), 'YYYYMMDD')) - (now() AT TIME ZONE 'UTC')::date
+              FROM pg_inherits WHERE inhparent = 'clicks'::regclass) AS days_ahead,
+           extract(epoch FROM clock_timestamp())::float AS now
+"""
+
+
+class Control:
+    """One control process; `page` is its part of the shared metrics. `api` is what /v1 answers, None without an admin token."""
+
+    def __init__(self, settings: Settings, page: Page) -> None:
+        assert settings.database_url is not None
+        self._settings, self._page, self._dsn = settings, page, settings.database_url
+        self._holder = f"{platform.node()} {os.getpid()} {secrets.token_hex(4)}"
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pool: Pool | None = None
+        self.api: web.Application | None = None
+
+    async def start(self) -> None:
+        """Begin the jobs. PostgreSQL may be away: then they wait, and the API says so."""
+        self._pool = await create_pool(self._dsn, max_size=POOL_SIZE)
+        if self._settings.admin_token:
+            self.api = AdminApi(Store(self._pool), admin_token=self._settings.admin_token, decide=self._decide).application()
+        for work in (
+            self._run_job("partitions", PARTITIONS_SECONDS, keep_partitions),
+            self._run_job("statistics", STATISTICS_SECONDS, fold_statistics),
+            self._run_job("numbers", NUMBERS_SECONDS, reclaim),
+            PendingJob(self._dsn, self._holder).run(),
+            self._keep_gauges(),
+        ):
+            self._tasks.append(asyncio.create_task(work))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._pool is not None:
+            self._pool.terminate()
+
+    async def _decide(self, conversion_id: UUID, status: Status, reason: str) -> object | None:
+        assert self._pool is not None
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute("SET LOCAL lock_timeout = '2s'")      # an edge's claim ends in milliseconds
+            return await decide_conversion(connection, conversion_id, status, reason)
+
+    async def _run_job(self, name: str, every_seconds: float, job: Callable[[Connection], Awaitable[object]]) -> None:
+        """Do it, again and again, while the lease is ours. These jobs may be done twice at once without harm: the lease saves work."""
+        lease = Lease(name, self._holder, seconds=every_seconds + 30)
+        while True:
+            try:
+                connection = await connect(self._dsn)
+                try:
+                    while True:
+                        if await lease.acquire(connection):
+                            await job(connection)
+                        await asyncio.sleep(every_seconds)
+                finally:
+                    connection.terminate()
+            except (*Unavailable, PostgresError) as exc:
+                log.warning("job %s waits for PostgreSQL: %s: %s", name, type(exc).__name__, exc)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _keep_gauges(self) -> None:
+        """What only the database knows of itself, for /metrics."""
+        while True:
+            try:
+                connection = await connect(self._dsn, command_timeout=5.0)
+                try:
+                    while True:
+                        before = time.time()
+                        found = await connection.fetchrow(_GAUGES)
+                        assert found is not None
+                        self._page.set("tracker_pending_postbacks", found["pending"])
+                        self._page.set("tracker_stray_rows", found["strays"])
+                        self._page.set("tracker_partitions_ahead_days", found["days_ahead"] or 0)
+                        self._page.set("tracker_clock_offset_seconds", abs((before + time.time()) / 2 - found["now"]))
+                        await asyncio.sleep(GAUGES_SECONDS)
+                finally:
+                    connection.terminate()
+            except (*Unavailable, PostgresError):
+                await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,266 @@
+"""One edge worker: clicks and conversions, nothing else. Built from settings, started and stopped in order.
+
+    start   number → spool → catalog → shipper, recorder → doors open
+    drain   unready → answers say `Connection: close` → doors close when their queues are empty → connections end
+            → rows written, shipped, recorded → spool closed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from tracker.app.counting import Totals, VisitCounts
+from tracker.app.numbers import NumberTakenError, keep_number, take_number
+from tracker.domain.click_id import ClickIdMaker, Keyring
+from tracker.metrics import Page
+from tracker.settings import Settings
+from tracker.storage.catalog import Catalog
+from tracker.storage.click_rows import CLICK_COLUMNS
+from tracker.storage.countries import open_countries
+from tracker.storage.dead_spool import DeadSpool
+from tracker.storage.dead_spools import DeadSpools
+from tracker.storage.journal import Journal
+from tracker.storage.recorder import Recorder, apply_journal
+from tracker.storage.refusals import Refusals
+from tracker.storage.shipper import Shipper
+from tracker.storage.spool import Spool, SpoolUnavailable
+from tracker.storage.spool_log import Log
+from tracker.storage.spool_reader import LogReader
+from tracker.storage.unjournalled import UnjournalledRecorder
+from tracker.web.agents import Places
+from tracker.web.click_route import click_routes
+from tracker.web.desk import Desk
+from tracker.web.fastlane import Lanes
+from tracker.web.misses import Misses
+from tracker.web.postback import PostbackDoor
+from tracker.web.redirect import Redirector
+from tracker.web.sockets import accept_rest
+
+log = logging.getLogger(__name__)
+
+SERVE_ON_SECONDS = 2.0        # after SIGTERM, while balancers notice that we are unready
+CONNECTIONS_SECONDS = 8.0     # for connections to end, then; a postback takes 1.5 at most
+STORE_SECONDS = 10.0          # to ship and record what is left; what is not stays in the spool for the next start
+CONNECTION_LIMIT = 20_000     # a worker's; with 4 KiB a connection some 80 MB
+CLOCK_TOLERANCE_SECONDS = 2.0
+
+
+class Edge:
+    """One worker. `sockets` are listening already; `page` is its part of the shared metrics."""
+
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket], page: Page) -> None:
+        assert settings.database_url is not None
+        self._settings = settings
+        self._dsn = settings.database_url
+        self._sockets = list(sockets)
+        self._page = page
+        self._totals = Totals(page)
+        self._draining = False
+        self.unfit = asyncio.Event()      # this start must not go on; the parent starts another
+        self._tasks: list[asyncio.Task[None]] = []
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        """Everything up, doors open last. Raises what makes a start impossible, in words for people."""
+        settings, loop = self._settings, asyncio.get_running_loop()
+        settings.spool_dir.mkdir(parents=True, exist_ok=True)
+        keyring = Keyring(settings.secret_keys)
+        self._number = await take_number(self._dsn, settings.spool_dir)
+        self._spool_id = secrets.randbits(62) + 1
+        self._spool = Spool.create(
+            settings.spool_dir, spool_id=self._spool_id, worker=self._number, clicks=CLICK_COLUMNS,
+            max_bytes=settings.spool_max_bytes, sync="off" if settings.sync_interval_ms is None else "50ms",
+        )
+        self._catalog = Catalog(self._dsn, settings.spool_dir)
+        await self._catalog.start()
+        self._shipper = Shipper(
+            self._dsn, self._spool_id, LogReader(self._spool.path, "clicks", spool_id=self._spool_id, log=self._spool.clicks),
+            synchronous=settings.synchronous_commit, confirmed=self._spool.clicks.confirmed,
+        )
+        self._recorder = Recorder(
+            self._dsn, self._spool_id, LogReader(self._spool.path, "journal", spool_id=self._spool_id, log=self._spool.journal)
+        )
+        self._refusals = Refusals(self._dsn)
+        self._misses = Misses()
+        self._unjournalled = UnjournalledRecorder(self._dsn)
+        self._dead = DeadSpools(
+            self._dsn, settings.spool_dir, self._apply_journal, counts=self._shipper.counts, scarce=lambda: self._spool.space.scarce
+        )
+        places = Places(
+            trusted=settings.trusted_proxies, ip_mode=settings.ip_mode,
+            countries=open_countries(settings.geoip_db) if settings.geoip_db else None,
+        )
+        self._desk = Desk(
+            Redirector(
+                links=self._catalog.links,
+                ids=ClickIdMaker(keyring=keyring, worker=self._number, random_counter=lambda: secrets.randbits(20)),
+                visitor_secret=keyring.signing_secret, log=_ClickLog(self._spool.clicks, self._shipper.wake), counts=VisitCounts(self._page),
+            ),
+            sync=self._spool.clicks.sync if settings.sync_interval_ms == 0 else None,
+            may_look_up=self._catalog.may_look_up, look_up=self._catalog.look_up_slug, missed=self._misses.add,
+        )
+        self._door = PostbackDoor(
+            catalog=self._catalog, keyring=keyring, journal=Journal(self._spool.journal, self._spool_id), recorder=self._recorder,
+            unjournalled=self._unjournalled, refusals=self._refusals, client_ip=lambda request: places.of_request(request).ip,
+        )
+        self._runner = web.AppRunner(_public_app(self._desk, places, self._door), access_log=None)
+        await self._runner.setup()
+        assert self._runner.server is not None
+        self._lanes = Lanes(desk=self._desk, places=places, server=self._runner.server, connection_limit=CONNECTION_LIMIT)
+        self._refusals.start()
+        interval = (settings.sync_interval_ms or 50) / 1000
+        for work in (
+            self._shipper.run(), self._recorder.run(), self._dead.run(), self._keep_number(),
+            _every(interval, self._sync_spool), _every(1.0, self._each_second), _every(5.0, self._prune),
+        ):
+            self._tasks.append(loop.create_task(work))
+        gc.collect()
+        gc.freeze()           # what lives for ever need not be looked through: its pauses were 30 ms with 100,000 links
+        for listening in self._sockets:
+            self._servers.append(await loop.create_server(self._lanes, sock=listening.dup()))
+        self._publish()
+
+    @property
+    def ready(self) -> bool:
+        return self._catalog.ready and self._spool.healthy and not self._draining
+
+    async def drain(self) -> None:
+        """Stop in order; nothing that was answered is lost, nothing that was sent before the doors closed fails."""
+        self._draining = True
+        self._publish()
+        self._lanes.drain()
+        await asyncio.sleep(SERVE_ON_SECONDS)
+        loop = asyncio.get_running_loop()
+        for server in self._servers:
+            server.close()
+        for listening in self._sockets:
+            for connection in accept_rest(listening):
+                await loop.connect_accepted_socket(self._lanes, connection)
+            listening.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONNECTIONS_SECONDS):
+                await asyncio.sleep(0.1)         # what has just been accepted may send its request
+                while self._lanes.close_idle():
+                    await asyncio.sleep(0.02)
+        self._desk.flush()
+        stored = await asyncio.gather(
+            self._shipper.drain(STORE_SECONDS), self._recorder.drain(STORE_SECONDS), self._refusals.stop(),
+        )
+        self._unjournalled.close()
+        if not (stored[0] and stored[1]):
+            log.warning("spool %016x is left for the next start: PostgreSQL did not take all of it in time", self._spool_id)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._catalog.stop()
+        with contextlib.suppress(SpoolUnavailable):
+            await self._spool.sync()
+        self._spool.close()
+        await self._runner.cleanup()
+        self._publish()
+
+    # What goes on beside
+
+    async def _apply_journal(self, spool: DeadSpool) -> bool:
+        return await apply_journal(self._dsn, spool.spool_id, spool.journal)
+
+    async def _sync_spool(self) -> None:
+        with contextlib.suppress(SpoolUnavailable):      # the log counts it, tells it and is unhealthy
+            await self._spool.sync()
+
+    async def _prune(self) -> None:
+        await self._spool.prune(time.monotonic())
+
+    async def _each_second(self) -> None:
+        self._lanes.sweep()
+        self._publish()
+
+    async def _keep_number(self) -> None:
+        try:
+            await keep_number(self._dsn, self._settings.spool_dir, self._number, self._spool_id)
+        except NumberTakenError as exc:
+            log.error("%s; this worker ends and is replaced", exc)  # noqa: TRY400 - the sentence is all there is to know
+            self.unfit.set()
+
+    def _publish(self) -> None:
+        page, bring = self._page, self._totals.bring
+        shipped, spool = self._shipper.counts, self._spool
+        page.set("tracker_ready", self.ready)
+        page.set("tracker_connections", len(self._lanes.open))
+        page.set("tracker_spool_pending_records", spool.clicks.next_seq - self._shipper.next_seq)
+        page.set("tracker_spool_bytes", spool.clicks.file_bytes + spool.journal.file_bytes)
+        page.set("tracker_spool_healthy", spool.healthy)
+        page.set("tracker_ship_delay_seconds", shipped.delay_seconds)
+        page.set("tracker_catalog_links", len(self._catalog.links))
+        page.set("tracker_catalog_refresh_timestamp_seconds", self._catalog.loaded_at)
+        page.set("tracker_database_up", not self._catalog.database_away)
+        for label, total in (("clicks", shipped.rows), ("stray", shipped.strays), ("quarantine", shipped.quarantined)):
+            bring("tracker_clicks_shipped_total", total, label=label)
+        bring("tracker_clicks_replayed_duplicates_total", shipped.duplicates)
+        for label, total in (("committed", shipped.batches), ("retried", shipped.retries), ("ambiguous", shipped.ambiguous_commits)):
+            bring("tracker_ship_batches_total", total, label=label)
+        for label, total in (("write", spool.clicks.write_errors + spool.journal.write_errors),
+                             ("fsync", spool.clicks.fsync_errors + spool.journal.fsync_errors)):
+            bring("tracker_spool_errors_total", total, label=label)
+        bring("tracker_clicks_missed_total", self._misses.unknown, label="unknown")
+        bring("tracker_clicks_missed_total", self._misses.closed, label="closed")
+        bring("tracker_connections_refused_total", self._lanes.refused)
+        self._totals.bring_all("tracker_postbacks_total", self._door.intake.kept, "recorded")
+        self._totals.bring_all("tracker_postback_refusals_total", {str(k): n for k, n in self._refusals.counts.items()}, "other")
+
+
+class _ClickLog:
+    """The spool's log as the redirector sees it; whoever ships is told of new rows."""
+
+    __slots__ = ("_log", "_wake")
+
+    def __init__(self, clicks: Log, wake: Callable[[], None]) -> None:
+        self._log, self._wake = clicks, wake
+
+    @property
+    def available(self) -> bool:
+        return self._log.healthy
+
+    def append(self, rows: list[bytes]) -> int:
+        first = self._log.append(rows)
+        self._wake()
+        return first
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it again and again. A failure is logged and the next turn tried: nothing beside may end a worker."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception:
+            log.exception("%s failed", getattr(work, "__name__", work))
+
+
+def _public_app(desk: Desk, places: Places, door: PostbackDoor) -> web.Application:
+    app = web.Application(client_max_size=1 << 20, middlewares=[_body_begins])
+    app.add_routes(click_routes(desk, places))
+    app.add_routes(door.routes())
+    app.on_response_prepare.append(_sign)
+    return app
+
+
+@web.middleware
+async def _body_begins(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    lane = getattr(request.protocol, "lane", None)
+    if lane is not None:
+        lane.body_begins()
+    return await handler(request)
+
+
+async def _sign(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "tracker"
