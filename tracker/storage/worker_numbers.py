@@ -40,11 +40,11 @@ _RESERVE = """
      ORDER BY random() LIMIT $1
     ON CONFLICT DO NOTHING RETURNING number
 """
+# An owner that lives takes back what a shipper of a copy of its disk said of it (last_id_at).
 _CONFIRM = """
-    UPDATE worker_numbers SET spool_id = $2, seen_at = now() WHERE number = $1 AND (spool_id IS NULL OR spool_id = $2)
+    UPDATE worker_numbers SET spool_id = $2, seen_at = now(), last_id_at = NULL
+     WHERE number = $1 AND (spool_id IS NULL OR spool_id = $2)
 """
-# An owner that lives takes back what a shipper of a copy of its disk said.
-_SEEN = "UPDATE worker_numbers SET seen_at = now(), last_id_at = NULL WHERE number = $1 AND spool_id = $2"
 _SHIPPED = "UPDATE worker_numbers SET last_id_at = coalesce(last_id_at, now()) WHERE spool_id = $1"
 _RECLAIM = """
     DELETE FROM worker_numbers
@@ -105,13 +105,8 @@ async def top_up(connection: Connection, root: Path, *, now: datetime | None = N
 
 async def confirm(connection: Connection, number: int, spool_id: int) -> bool:
     """Make the number this spool's in PostgreSQL. False: it belongs to another spool, or to nobody any more; then the
-    worker must make no further id with it and start anew. To be repeated at every reconnect."""
+    worker must make no further id with it and start anew. To be repeated every few minutes."""
     return await connection.execute(_CONFIRM, number, spool_id) == "UPDATE 1"
-
-
-async def note_seen(connection: Connection, number: int, spool_id: int) -> bool:
-    """Say that the number's owner lives, every few minutes; False as for `confirm`."""
-    return await connection.execute(_SEEN, number, spool_id) == "UPDATE 1"
 
 
 async def note_shipped(connection: Connection, spool_id: int) -> None:
