@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from shipping import click_id, live_spool, now_ms
+from shipping import live_spool, now_ms
 
 from tracker.domain.postback import Postback
 from tracker.storage.conversion_store import Answer
@@ -35,6 +35,11 @@ SEED = """
 _CLICK = """
     INSERT INTO {} (click_id, link_id, link_version, program_id, partner_id, flags, visitor) VALUES ($1, 11, 1, 7, 13, 0, 1)
 """
+
+
+def click_id(time_ms: int | None = None) -> bytes:
+    """A stored click id, none of its flags set: a row will come."""
+    return ((now_ms() if time_ms is None else time_ms) << 83 | secrets.randbits(73)).to_bytes(16, "big")
 
 
 async def land(db: Any, id_: bytes | None = None, *, table: str = "clicks") -> bytes:

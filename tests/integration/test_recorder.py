@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from proxy import Fault, proxied
-from recording import LINK, PROGRAM, SEED, assert_money_adds_up, edge, land, outcomes, owed, sale
-from shipping import DAY_MS, click_id, database, eventually, now_ms
+from recording import LINK, PROGRAM, SEED, assert_money_adds_up, click_id, edge, land, outcomes, owed, sale
+from shipping import DAY_MS, database, eventually, now_ms
 
 from tracker.domain.attribution import Facts, LinkOwner, ProgramFacts, ProgramTerms, Standing
 from tracker.domain.commission import CommissionTerm

@@ -178,19 +178,20 @@ def _absorb(known: Conversion, message: Postback) -> Conversion:
             untimed = _highest(untimed, message.status)
         else:
             timed = _highest(timed, Timed(message.ts_ms, message.status))
-    marked = replace(
-        known, untimed=untimed, timed=timed,
+    amount, currency = known.amount, known.currency
+    if amount is None and message.amount is not None:
+        amount, currency = message.amount, message.currency
+    click_id, link_id, test = known.click_id, known.link_id, known.test
+    if click_id is None and message.click_id is not None:
+        click_id, link_id, test = message.click_id, message.link_id, message.test
+    return replace(
+        known, untimed=untimed, timed=timed, amount=amount, currency=currency, click_id=click_id, link_id=link_id, test=test,
         heard_ms=min(known.heard_ms, message.received_ms),
         told_ms=_least(known.told_ms, message.ts_ms),
         # Messages may name different coupons without being in conflict. The alphabetically first counts: arbitrary, but
         # the same in every order of arrival.
         coupon=_least(known.coupon, None if message.coupon is None else message.coupon.strip().lower()),
     )
-    if message.amount is not None and known.amount is None:
-        marked = replace(marked, amount=message.amount, currency=message.currency)
-    if message.click_id is not None and known.click_id is None:
-        marked = replace(marked, click_id=message.click_id, link_id=message.link_id, test=message.test)
-    return marked
 
 
 def _highest(known: M | None, said: M) -> M:
@@ -213,11 +214,12 @@ def _settle(before: Conversion, marked: Conversion, facts: Facts, outcome: Outco
     )
     if credit.kind == "id" and before.credit.kind == "click" and before.click_id == marked.click_id:
         credit = before.credit   # the row was here once; that its partition is gone by now takes nothing back
-    after = replace(marked, status=status, credit=credit, owed=_target(marked, status, credit, program))
+    owed = _target(marked, status, credit, program)
+    after = replace(marked, status=status, credit=credit, owed=owed, last_entry=before.last_entry)
     detail = _differences(before, after)
     if not detail and not change:
         # Nothing anyone can see: a mark at most. It is kept, but numbered entries do not tell of it.
-        return Step(replace(after, last_entry=before.last_entry), Outcome.DUPLICATE)
+        return Step(after, Outcome.DUPLICATE)
     if not change:
         filled = detail.keys() & {"amount", "click_id", "coupon"}
         change = "filled" if filled else "status" if "status" in detail else "credit"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tracker.domain.postback import DEFAULT_EVENT, Postback
 
@@ -25,22 +25,19 @@ def canonical_txid(text: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ConversionKey:
-    """What makes two messages speak of one conversion. Either `txid` or `click_id` is set; texts are canonical."""
+    """What makes two messages speak of one conversion. Texts are canonical; ValueError with neither `txid` nor `click_id`."""
 
     program_id: int
     event: str
     txid: str | None
     click_id: bytes | None       # 16 bytes, only when there is no txid
     discriminator: str = ""
+    conversion_id: bytes = field(init=False, repr=False, compare=False)   # 16
 
-    @property
-    def conversion_id(self) -> bytes:
-        """16 bytes: blake2b over the parts, each behind its length as u32 big-endian."""
-        digest = hashlib.blake2b(digest_size=16)
-        for part in self._parts():
-            digest.update(len(part).to_bytes(4, "big"))
-            digest.update(part)
-        return digest.digest()
+    def __post_init__(self) -> None:
+        """Derive the id: blake2b over the parts, each behind its length as u32 big-endian."""
+        framed = b"".join(len(part).to_bytes(4, "big") + part for part in self._parts())
+        object.__setattr__(self, "conversion_id", hashlib.blake2b(framed, digest_size=16).digest())
 
     def _parts(self) -> tuple[bytes, ...]:
         if self.txid is not None:

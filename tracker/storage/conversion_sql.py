@@ -92,6 +92,7 @@ WRITE_LOG: Final = """
       FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::int[], $6::uuid[], $7::uuid[], $8::text[])
            AS l (i, r, o, y, p, c, k, m)
 """
+WRITE_FAULT: Final = WRITE_LOG + " ON CONFLICT (message_id) DO UPDATE SET outcome = EXCLUDED.outcome, reason = EXCLUDED.reason"
 WRITE_PENDING: Final = """
     INSERT INTO pending (click_id, message_id, conversion_id, credential_id, message)
     SELECT k, i, c, d, m::jsonb FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::text[]) AS p (k, i, c, d, m)
@@ -99,9 +100,32 @@ WRITE_PENDING: Final = """
 
 # Resolving what waited: jobs/pending.py.
 RESOLVED_LOG: Final = """
-    UPDATE postback_log AS l SET outcome = r.o, reason = r.y, program_id = r.p, conversion_id = r.c
+    UPDATE postback_log AS l SET outcome = r.o, reason = r.y, program_id = coalesce(r.p, l.program_id), conversion_id = r.c
       FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::uuid[]) AS r (i, o, y, p, c) WHERE l.message_id = r.i
 """
-RESOLVED_PENDING: Final = """
-    DELETE FROM pending AS p USING unnest($1::uuid[], $2::uuid[]) AS r (k, i) WHERE p.click_id = r.k AND p.message_id = r.i
+PENDING_PAGE: Final = "SELECT DISTINCT click_id FROM pending WHERE click_id > $1 AND conversion_id IS NOT NULL ORDER BY 1 LIMIT $2"
+PENDING_NEWEST: Final = "SELECT click_id FROM pending WHERE conversion_id IS NOT NULL ORDER BY inserted_at DESC LIMIT $1"
+PENDING_OVERDUE: Final = """
+    SELECT click_id FROM pending WHERE conversion_id IS NOT NULL AND inserted_at <= now() - make_interval(secs => $1)
+     ORDER BY inserted_at LIMIT $2
+"""
+PENDING_OF_CLICKS: Final = """
+    SELECT message_id, message FROM pending WHERE click_id = ANY($1::uuid[]) AND conversion_id IS NOT NULL
+     ORDER BY inserted_at, message_id LIMIT $2
+"""
+PENDING_UNKNOWN: Final = """
+    SELECT click_id, message_id, message, inserted_at <= now() - make_interval(secs => $1) AS overdue FROM pending
+     WHERE conversion_id IS NULL AND message_id > $2 ORDER BY message_id LIMIT $3
+"""
+PENDING_KNOWN: Final = """
+    UPDATE pending SET conversion_id = $3, message = $4::jsonb WHERE click_id = $1 AND message_id = $2 AND conversion_id IS NULL
+"""
+LEAVE_PENDING: Final = "DELETE FROM pending WHERE message_id = ANY($1::uuid[])"
+COVERED: Final = """
+    SELECT 1 FROM credential_programs AS cp JOIN credentials AS c USING (credential_id)
+     WHERE cp.credential_id = $1 AND cp.program_id = $2 AND (c.revoked_at IS NULL OR c.revoked_at > $3)
+"""
+FROM_ID: Final = """
+    SELECT conversion_id, click_id, created_at FROM conversion_state
+     WHERE credit = 'id' AND created_at > now() - make_interval(secs => $1) AND created_at > $2 ORDER BY created_at LIMIT $3
 """

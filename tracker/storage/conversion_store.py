@@ -1,25 +1,22 @@
-"""One group of messages inside one transaction: screen, claim, read, decide, write (DESIGN section 5).
+"""One group of messages inside one transaction: screen (conversion_screen.py), claim, read, decide, write.
 
 It opens and ends no transaction and retries nothing: whoever calls it does (group_commit.py, jobs/pending.py). Deciding is
 domain/conversion.py's; what is here is which rows must be locked and read for it, and what is written of it.
-
-Screening comes before claiming, because a message that must wait for its click's row claims nothing. It reads without
-locks: that another edge makes a key wait, or ends its waiting, at the same moment is as if it had happened just after.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 import orjson
 
-from tracker.domain.attribution import Facts, was_spooled
+from tracker.domain.attribution import Facts
 from tracker.domain.conversion import Conversion, Outcome, Step, attach, decide, fold
-from tracker.domain.conversion_id import ConversionKey, key_of
+from tracker.domain.conversion_id import ConversionKey
 from tracker.domain.postback import Postback, Status
 from tracker.storage import conversion_sql as sql
 from tracker.storage.conversion_facts import find_clicks, read_facts
@@ -32,6 +29,7 @@ from tracker.storage.conversion_rows import (
     state_row,
     uuid_of,
 )
+from tracker.storage.conversion_screen import Subject, program_key, read_programs, screen
 from tracker.storage.postgres import Connection, Record
 
 PENDING_CLICK: Final = "pending_click"
@@ -39,10 +37,7 @@ QUEUED: Final = "queued"
 REFUSED: Final = "refused"
 QUARANTINED: Final = "quarantined"
 OVER_CAP: Final = "pending_cap"
-
-
-class UnknownProgramError(ValueError):
-    """A message of a program that the database does not know: nothing can be decided about it."""
+_TURN: Final = 64   # decisions in one turn of the event loop, which answers clicks too: about 4 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +48,6 @@ class Answer:
     status: str
     conversion_id: UUID | None
     reason: str | None = None
-
-
-class Subject(NamedTuple):
-    """A message and the conversion it speaks of."""
-
-    message: Postback
-    key: ConversionKey
-
-
-@dataclass(slots=True)
-class _Screened:
-    """Where each message of a group goes."""
-
-    ready: list[Subject] = field(default_factory=list)
-    waiting: list[tuple[Postback, ConversionKey | None, bytes]] = field(default_factory=list)   # with the click awaited
-    over_cap: list[Subject] = field(default_factory=list)
 
 
 async def apply_messages(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
@@ -83,14 +62,33 @@ async def apply_messages(connection: Connection, messages: Sequence[Postback]) -
         return answers
     programs = await read_programs(connection, {message.program_id for message in fresh if message.program_id is not None})
     here = await find_clicks(connection, (m.click_id for m in fresh if m.click_id is not None and m.program_id is not None))
-    screened = await _screen(connection, fresh, programs, here)
+    screened = await screen(connection, fresh, programs, here)
     steps = await record(connection, screened.ready, programs, here)
-    given = [(message, Answer(step.outcome, uuid_of(key.conversion_id), step.reason)) for (message, key), step in steps]
+    given = [(message, Answer(step.outcome.value, uuid_of(key.conversion_id), step.reason)) for (message, key), step in steps]
     given += [(message, Answer(PENDING_CLICK, key_id(key))) for message, key, _ in screened.waiting]
     given += [(message, Answer(REFUSED, key_id(key), OVER_CAP)) for message, key in screened.over_cap]
     await _park(connection, screened.waiting)
     await connection.execute(sql.WRITE_LOG, *columns((_log_row(message, answer) for message, answer in given), 8))
     return answers | {message.message_id: answer for message, answer in given}
+
+
+async def resolve_messages(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
+    """Apply messages that waited and wait no longer: from the click's row when it is here now, else from its id."""
+    programs = await read_programs(connection, {m.program_id for m in messages if m.program_id is not None})
+    subjects = [Subject(message, key) for message in messages if (key := program_key(message, programs)) is not None]
+    here = await find_clicks(connection, (m.click_id for m in messages if m.click_id is not None))
+    given = [
+        (message, Answer(step.outcome.value, key_id(key), step.reason))
+        for (message, key), step in await record(connection, subjects, programs, here)
+    ]
+    await note_resolved(connection, given)
+    return {message.message_id: answer for message, answer in given}
+
+
+async def note_resolved(connection: Connection, given: Iterable[tuple[Postback, Answer]]) -> None:
+    """Write what became of messages that waited into the postback log."""
+    rows = ((uuid_of(m.message_id), answer.status, answer.reason, m.program_id, answer.conversion_id) for m, answer in given)
+    await connection.execute(sql.RESOLVED_LOG, *columns(rows, 5))
 
 
 async def logged_answers(connection: Connection, message_ids: Iterable[bytes]) -> dict[bytes, Answer]:
@@ -102,15 +100,6 @@ async def logged_answers(connection: Connection, message_ids: Iterable[bytes]) -
         )
         for row in rows
     }
-
-
-async def read_programs(connection: Connection, program_ids: Iterable[int]) -> dict[int, Record]:
-    """Rows of PROGRAMS. UnknownProgramError when one is missing."""
-    wanted = set(program_ids)
-    programs = {row["program_id"]: row for row in await connection.fetch(sql.PROGRAMS, list(wanted))}
-    if missing := wanted - programs.keys():
-        raise UnknownProgramError(f"unknown program {min(missing)}")
-    return programs
 
 
 async def record(
@@ -128,7 +117,9 @@ async def record(
     facts = await _facts_for(connection, before.values(), [subject.message for subject in subjects], programs, here)
     now: dict[bytes, Conversion] = dict(before)
     steps: list[tuple[Subject, Step]] = []
-    for subject in subjects:
+    for number, subject in enumerate(subjects, start=1):
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
         id_ = subject.key.conversion_id
         step = fold(now.get(id_), subject.message, subject.key, facts)
         now[id_] = step.after
@@ -164,62 +155,6 @@ async def _redecide(
     step = decision(before, await _facts_for(connection, [before], [], programs, set()))
     await _write(connection, [step.after] if step.after != before else [], [(None, step)])
     return step
-
-
-async def _screen(
-    connection: Connection, fresh: Sequence[Postback], programs: Mapping[int, Record], here: set[bytes]
-) -> _Screened:
-    keys = {
-        message.message_id: key_of(message, several_per_key=programs[message.program_id]["several_per_key"])
-        for message in fresh if message.program_id is not None
-    }
-    ids = {message_id: UUID(bytes=key.conversion_id) for message_id, key in keys.items()}
-    away = {
-        message.message_id for message in fresh
-        if message.click_id is not None and message.click_id not in here and was_spooled(message.click_id)
-    }
-    unsure = [ids[m.message_id] for m in fresh if m.message_id in ids and (m.limited or m.message_id in away)]
-    known = {}
-    if unsure:
-        known = {row["conversion_id"]: row["click_id"] for row in await connection.fetch(sql.CREDITED_CLICKS, unsure)}
-    awaited = {row["conversion_id"]: row["click_id"].bytes for row in await connection.fetch(sql.WAITING, list(ids.values()))}
-    room = await _room_for_limited(connection, fresh, programs, ids, known)
-
-    screened = _Screened()
-    made: set[UUID] = set()
-    for message in fresh:
-        key = keys.get(message.message_id)
-        if key is None:
-            if message.click_id is None:
-                raise ValueError("neither program nor click")
-            screened.waiting.append((message, None, message.click_id))
-            continue
-        id_ = ids[message.message_id]
-        if message.message_id in away and known.get(id_) is None and message.click_id is not None:
-            awaited.setdefault(id_, message.click_id)
-        if message.limited and id_ not in known and id_ not in made:
-            if not room[key.program_id]:
-                screened.over_cap.append(Subject(message, key))
-                continue
-            room[key.program_id] -= 1
-        made.add(id_)
-        if id_ in awaited:
-            screened.waiting.append((message, key, awaited[id_]))
-        else:
-            screened.ready.append(Subject(message, key))
-    return screened
-
-
-async def _room_for_limited(
-    connection: Connection, fresh: Sequence[Postback], programs: Mapping[int, Record], ids: Mapping[bytes, UUID],
-    known: Mapping[UUID, UUID | None],
-) -> Counter[int]:
-    """How many more unconfirmed conversions each program takes today. Several edges at once may exceed it by a group."""
-    asking = {m.program_id for m in fresh if m.limited and m.program_id is not None and ids[m.message_id] not in known}
-    if not asking:
-        return Counter()
-    made = {row["program_id"]: row["made"] for row in await connection.fetch(sql.UNCONFIRMED_TODAY, list(asking))}
-    return Counter({id_: max(0, programs[id_]["pending_cap"] - made.get(id_, 0)) for id_ in asking})
 
 
 async def _facts_for(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol
@@ -57,8 +57,12 @@ def fault_of(error: Exception) -> Fault:
     return known.get(state, Fault.DATA if state[:2] in {"22", "23"} else Fault.OUTAGE)
 
 
+Apply = Callable[[Connection, Sequence[Postback]], Awaitable[dict[bytes, Answer]]]
+"""What is done inside the transaction."""
+
+
 class Mark(Protocol):
-    """What moves in a group's transaction along with it: a journal's cursor, or nothing."""
+    """What moves in a group's transaction along with it: a journal's cursor, rows of `pending`, or nothing."""
 
     async def move(self, connection: Connection, messages: Sequence[Postback], *, quarantined: int) -> None:
         """Inside the transaction, before anything else; the messages count as applied if it commits."""
@@ -98,9 +102,9 @@ class _Part:
 
 async def commit_group(
     connection: Connection, messages: Iterable[Postback], mark: Mark, answer: Callable[[dict[bytes, Answer]], None],
-    *, patience_ms: int = PATIENCE_MS,
+    *, apply: Apply = apply_messages, patience_ms: int = PATIENCE_MS,
 ) -> list[tuple[Postback, ...]]:
-    """Apply the messages, given in journal order. `answer` is called after each commit. Returns keys still locked.
+    """Apply the messages, given in the order they came. `answer` is called after each commit. Returns keys still locked.
 
     Raises what is an outage, the connection then being unfit; messages not answered by then are in doubt.
     """
@@ -111,7 +115,7 @@ async def commit_group(
         try:
             await connection.execute(_BEGIN.format(part.patience_ms))
             await mark.move(connection, part.messages, quarantined=0)
-            answers = await apply_messages(connection, part.messages)
+            answers = await apply(connection, part.messages)
             await mark.commit(connection)
         except Exception as error:
             fault = Fault.OUTAGE if connection.is_closed() else fault_of(error)
@@ -163,7 +167,7 @@ async def _quarantine(connection: Connection, message: Postback, error: Exceptio
     )
     await connection.execute("BEGIN")
     await mark.move(connection, [message], quarantined=1)
-    await connection.execute(sql.WRITE_LOG + " ON CONFLICT DO NOTHING", *columns([row], 8))
+    await connection.execute(sql.WRITE_FAULT, *columns([row], 8))
     await mark.commit(connection)
 
 
