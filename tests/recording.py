@@ -21,7 +21,8 @@ from tracker.storage.spool_reader import LogReader
 PROGRAM, OTHER_PROGRAM, PARTNER, COUPON_PARTNER, LINK, CREDENTIAL = 7, 8, 13, 17, 11, 5
 
 SEED = """
-    INSERT INTO programs (program_id, slug, name, currency, pending_cap) VALUES (7, 'shop', 'Shop', 'EUR', 2), (8, 'other', 'Other', 'EUR', 2);
+    INSERT INTO programs (program_id, slug, name, currency, pending_cap)
+        VALUES (7, 'shop', 'Shop', 'EUR', 2), (8, 'other', 'Other', 'EUR', 2);
     INSERT INTO program_terms (program_id, valid_from) VALUES (7, '2000-01-01'), (8, '2000-01-01');
     INSERT INTO partners (partner_id, slug, name) VALUES (13, 'anna', 'Anna'), (17, 'bert', 'Bert');
     INSERT INTO enrolments (program_id, partner_id, valid_from, status)

@@ -84,7 +84,8 @@ async def test_after_the_wait_it_is_credited_from_the_id_and_the_row_is_attached
         await shop.post(sale(click))
         async with control(dsn, wait_seconds=0.0):
             await eventually(drained(db))
-        assert ("id", 13, Decimal(5)) == tuple(await db.fetchrow("SELECT credit, partner_id, commission_owed FROM conversion_state"))
+        credited = await db.fetchrow("SELECT credit, partner_id, commission_owed FROM conversion_state")
+        assert ("id", 13, Decimal(5)) == tuple(credited)
         assert "duplicate" == (await shop.post(sale(click))).status   # the row is not awaited again
         await land(db, click)
         async with control(dsn, "control-2"):
@@ -134,7 +135,8 @@ async def test_a_waiting_message_that_cannot_be_stored_is_quarantined_alone(dsn:
     click = click_id()
     async with edge(dsn, tmp_path) as shop, control(dsn):
         await asyncio.gather(*shop.send(*(sale(click, txid=f"A-{n}") for n in range(8))))
-        await db.execute("UPDATE pending SET message = jsonb_set(message, '{ts_ms}', '1000000000000000000') WHERE message ->> 'txid' = 'A-3'")
+        spoiled = '{"ts_ms": 1000000000000000000}'
+        await db.execute("UPDATE pending SET message = message || $1 WHERE message ->> 'txid' = 'A-3'", spoiled)
         await land(db, click)
         await eventually(drained(db))
     assert {"recorded": 7, "quarantined": 1} == await outcomes(db)

@@ -112,7 +112,7 @@ def test_a_message_that_contradicts_changes_nothing_not_even_the_status(fields: 
 
 
 def test_amounts_are_compared_as_numbers() -> None:
-    assert Outcome.DUPLICATE == step(first(sale()), sale(amount=Decimal("50"))).outcome
+    assert Outcome.DUPLICATE == step(first(sale()), sale(amount=Decimal(50))).outcome
 
 
 def test_late_sales_credit_nobody_until_an_earlier_moment_is_told() -> None:
@@ -201,7 +201,7 @@ def test_commission_terms_are_looked_up_most_special_first() -> None:
 
     def found(partner_id: int, event: str, at_ms: int) -> Decimal | None:
         term = find_term(terms, partner_id=partner_id, event=event, at_ms=at_ms)
-        return term and term.rate
+        return None if term is None else term.rate
 
     assert [4, 5, 3, 3, 2, 1] == [found(*args) for args in (
         (ANNA, "lead", 99), (ANNA, "lead", 100), (ANNA, "lead", 200), (ANNA, "sale", 0), (BERT, "lead", 0), (BERT, "sale", 0))]
@@ -211,7 +211,7 @@ def test_commission_terms_are_looked_up_most_special_first() -> None:
 def test_commission_is_rounded_once_in_its_currency() -> None:
     third = CommissionTerm(valid_from_ms=0, kind="percent", rate=Decimal("33.333333"))
     fixed = CommissionTerm(valid_from_ms=0, kind="fixed", amount=Decimal("1.005"), currency="EUR")
-    assert Money(Decimal("33"), "JPY") == commission(third, Decimal(100), "JPY")
+    assert Money(Decimal(33), "JPY") == commission(third, Decimal(100), "JPY")
     assert Money(Decimal("1.01"), "EUR") == commission(fixed, None, None)
     assert Money(Decimal(0), None) == commission(third, None, None) == commission(None, Decimal(1), "EUR")
 

@@ -14,7 +14,9 @@ CLICKS_OF_DAY: Final = "SELECT click_id FROM clicks WHERE click_id >= $2 AND cli
 CLICKS_STRAY: Final = "SELECT click_id FROM clicks_stray WHERE click_id = ANY($1::uuid[])"
 
 CREDITED_CLICKS: Final = "SELECT conversion_id, click_id FROM conversion_state WHERE conversion_id = ANY($1::uuid[])"
-WAITING: Final = "SELECT conversion_id, min(click_id::text)::uuid AS click_id FROM pending WHERE conversion_id = ANY($1::uuid[]) GROUP BY 1"
+WAITING: Final = """
+    SELECT conversion_id, min(click_id::text)::uuid AS click_id FROM pending WHERE conversion_id = ANY($1::uuid[]) GROUP BY 1
+"""
 
 PROGRAMS: Final = "SELECT program_id, several_per_key, pending_cap FROM programs WHERE program_id = ANY($1::int[])"
 PROGRAM_TERMS: Final = """
