@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -26,7 +28,7 @@ POSTBACK_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric. `labels` maps the label's name to its closed set of values; at most one label. Gauges are summed over processes."""
+    """One metric. At most one label, with a closed set of values. Gauges are summed over processes unless named below."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -51,10 +53,11 @@ FAMILIES: Final = (
     Family("tracker_clicks_appended_total", "counter", "Visits written to the spool before their answer."),
     Family("tracker_clicks_unlogged_total", "counter", "Visits redirected although the spool could not take them. Must stay 0."),
     Family("tracker_clicks_missed_total", "counter", "Visits that found no link.", "reason", ("unknown", "closed")),
-    Family("tracker_clicks_shipped_total", "counter", "Click rows committed to PostgreSQL, by where they went.", "table",
+    Family("tracker_clicks_shipped_total", "counter", "Click rows committed to PostgreSQL, by table.", "table",
            ("clicks", "stray", "quarantine")),
     Family("tracker_clicks_replayed_duplicates_total", "counter", "Click rows sent again that PostgreSQL already had."),
-    Family("tracker_ship_batches_total", "counter", "Batches of clicks sent to PostgreSQL.", "outcome", ("committed", "retried", "ambiguous")),
+    Family("tracker_ship_batches_total", "counter",
+           "Batches of clicks sent to PostgreSQL.", "outcome", ("committed", "retried", "ambiguous")),
     Family("tracker_ship_delay_seconds", "gauge", "Age of the oldest click not yet in PostgreSQL."),
     Family("tracker_spool_pending_records", "gauge", "Click records in the spool that PostgreSQL does not have yet."),
     Family("tracker_spool_bytes", "gauge", "Bytes of spool files."),
@@ -62,10 +65,12 @@ FAMILIES: Final = (
     Family("tracker_spool_errors_total", "counter", "Failures of the spool's disk.", "operation", ("write", "fsync")),
     Family("tracker_postbacks_total", "counter", "Postbacks answered, by result.", "result", POSTBACK_RESULTS),
     Family("tracker_postback_refusals_total", "counter", "Postbacks refused, by reason.", "reason", REFUSAL_REASONS),
-    Family("tracker_postback_duration_seconds", "histogram", "From a postback's last byte to its answer.", buckets=POSTBACK_BUCKETS),
+    Family("tracker_postback_duration_seconds", "histogram",
+           "From a postback's last byte to its answer.", buckets=POSTBACK_BUCKETS),
     Family("tracker_pending_postbacks", "gauge", "Postbacks that wait for their click."),
     Family("tracker_catalog_links", "gauge", "Links in memory, summed over processes."),
-    Family("tracker_catalog_refresh_timestamp_seconds", "gauge", "When the catalog last agreed with PostgreSQL, the oldest of all processes."),
+    Family("tracker_catalog_refresh_timestamp_seconds", "gauge",
+           "When the catalog last agreed with PostgreSQL, the oldest of all processes."),
     Family("tracker_database_up", "gauge", "Processes whose last word with PostgreSQL was good."),
     Family("tracker_connections", "gauge", "Open connections on the public port."),
     Family("tracker_connections_refused_total", "counter", "Connections closed at once because of the limit."),
@@ -78,7 +83,8 @@ FAMILIES: Final = (
     Family("tracker_event_loop_lag_seconds", "gauge", "How late a timer last fired, the greatest of all processes."),
 )
 
-_OLDEST: Final = {"tracker_catalog_refresh_timestamp_seconds"}                               # of gauges: least over processes, not sum
+# Gauges that are not sums over processes, but the least or the greatest of them.
+_OLDEST: Final = {"tracker_catalog_refresh_timestamp_seconds"}
 _GREATEST: Final = {"tracker_ship_delay_seconds", "tracker_clock_offset_seconds", "tracker_event_loop_lag_seconds",
                     "tracker_pending_postbacks", "tracker_partitions_ahead_days", "tracker_stray_rows"}
 _MICRO: Final = 1_000_000     # gauges and sums of seconds are kept in millionths: slots are whole numbers
@@ -172,10 +178,8 @@ class Shared:
 
 
 def _unlinked_file() -> int:
-    import tempfile
-
     fd, path = tempfile.mkstemp()
-    os.unlink(path)
+    Path(path).unlink()
     return fd
 
 

@@ -1,4 +1,4 @@
-"""Control: everything that may be slow. The admin API, and the jobs; each job runs under a lease, so any number of these is safe."""
+"""Control: everything that may be slow, the admin API and the jobs. Each job runs under a lease, so any number of these is safe."""
 
 from __future__ import annotations
 
@@ -78,13 +78,15 @@ class Control:
             self._pool.terminate()
 
     async def _decide(self, conversion_id: UUID, status: Status, reason: str) -> object | None:
-        assert self._pool is not None
-        async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute("SET LOCAL lock_timeout = '2s'")      # an edge's claim ends in milliseconds
-            return await decide_conversion(connection, conversion_id, status, reason)
+        connection = await connect(self._dsn, command_timeout=10.0, lock_timeout="2s")   # an edge's claim ends in milliseconds
+        try:
+            async with connection.transaction():
+                return await decide_conversion(connection, conversion_id, status, reason)
+        finally:
+            connection.terminate()
 
     async def _run_job(self, name: str, every_seconds: float, job: Callable[[Connection], Awaitable[object]]) -> None:
-        """Do it, again and again, while the lease is ours. These jobs may be done twice at once without harm: the lease saves work."""
+        """Do it again and again while the lease is ours. These jobs do no harm when done twice at once: the lease saves work."""
         lease = Lease(name, self._holder, seconds=every_seconds + 30)
         while True:
             try:

@@ -103,7 +103,8 @@ class Edge:
             Redirector(
                 links=self._catalog.links,
                 ids=ClickIdMaker(keyring=keyring, worker=self._number, random_counter=lambda: secrets.randbits(20)),
-                visitor_secret=keyring.signing_secret, log=_ClickLog(self._spool.clicks, self._shipper.wake), counts=VisitCounts(self._page),
+                visitor_secret=keyring.signing_secret, log=_ClickLog(self._spool.clicks, self._shipper.wake),
+                counts=VisitCounts(self._page),
             ),
             sync=self._spool.clicks.sync if settings.sync_interval_ms == 0 else None,
             may_look_up=self._catalog.may_look_up, look_up=self._catalog.look_up_slug, missed=self._misses.add,
@@ -149,7 +150,7 @@ class Edge:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CONNECTIONS_SECONDS):
                 await asyncio.sleep(0.1)         # what has just been accepted may send its request
-                while self._lanes.close_idle():
+                while self._lanes.close_idle():  # noqa: ASYNC110 - each turn also closes what has become idle
                     await asyncio.sleep(0.02)
         self._desk.flush()
         stored = await asyncio.gather(
@@ -206,7 +207,8 @@ class Edge:
         for label, total in (("clicks", shipped.rows), ("stray", shipped.strays), ("quarantine", shipped.quarantined)):
             bring("tracker_clicks_shipped_total", total, label=label)
         bring("tracker_clicks_replayed_duplicates_total", shipped.duplicates)
-        for label, total in (("committed", shipped.batches), ("retried", shipped.retries), ("ambiguous", shipped.ambiguous_commits)):
+        outcomes = (("committed", shipped.batches), ("retried", shipped.retries), ("ambiguous", shipped.ambiguous_commits))
+        for label, total in outcomes:
             bring("tracker_ship_batches_total", total, label=label)
         for label, total in (("write", spool.clicks.write_errors + spool.journal.write_errors),
                              ("fsync", spool.clicks.fsync_errors + spool.journal.fsync_errors)):

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from aiohttp import web
 
@@ -84,7 +85,8 @@ async def worker(settings: Settings, *, socket_fds: Sequence[int], metrics_fd: i
     life = asyncio.create_task(_parent_gone(life_fd))
     worker = Edge(settings, adopt(socket_fds), Shared(metrics_fd, pages).page(page))
     starting = asyncio.create_task(worker.start())
-    await asyncio.wait({starting, stop, life}, return_when=asyncio.FIRST_COMPLETED)
+    events: set[asyncio.Future[Any]] = {starting, stop, life}
+    await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()          # nothing has been answered yet
         return 0
@@ -94,7 +96,8 @@ async def worker(settings: Settings, *, socket_fds: Sequence[int], metrics_fd: i
         log.error("%s", exc)  # noqa: TRY400 - a mistake of the set-up: the sentence is what helps
         return SETUP_FAILED
     unfit = asyncio.create_task(worker.unfit.wait())
-    await asyncio.wait({stop, life, unfit}, return_when=asyncio.FIRST_COMPLETED)
+    events = {stop, life, unfit}
+    await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
     await worker.drain()
     return 1 if unfit.done() else 0
 
@@ -120,7 +123,7 @@ class _State:
 
 async def _until_stopped(supervisor: Supervisor, state: _State, ready: Callable[[], None]) -> int:
     stop, failed = _signalled(), asyncio.create_task(supervisor.failed.wait())
-    waiting = {stop, failed}
+    waiting: set[asyncio.Future[Any]] = {stop, failed}
     while not state.ready_workers() and not any(task.done() for task in waiting):
         await asyncio.wait(waiting, timeout=0.05)
     if state.ready_workers():
@@ -173,7 +176,9 @@ def _port(sockets: Sequence[socket.socket]) -> int:
     return port
 
 
-async def _listen(admin: Sequence[socket.socket], routes: Sequence[web.AbstractRouteDef], api: web.Application | None) -> web.AppRunner:
+async def _listen(
+    admin: Sequence[socket.socket], routes: Sequence[web.AbstractRouteDef], api: web.Application | None
+) -> web.AppRunner:
     app = web.Application(client_max_size=1 << 16)
     app.add_routes(routes)
     if api is not None:

@@ -19,7 +19,7 @@ from tracker.cli.config import read_settings
 from tracker.cli.serve import run_role
 from tracker.logs import setup_logging
 from tracker.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from tracker.storage.postgres import create_pool
+from tracker.storage.postgres import connect, create_pool
 from tracker.storage.schema import apply_schema
 from tracker.storage.store import Store
 
@@ -116,11 +116,14 @@ def _keep(path: Path, known: Mapping[str, Any]) -> None:
 
 async def _prepare(dsn: str, known: dict[str, Any]) -> str:
     """Schema and demo data, each once; returns the demo program's token."""
+    connection = await connect(dsn)
+    try:
+        await apply_schema(connection)
+        there = await connection.fetchval("SELECT 1 FROM programs WHERE slug = 'demo'")
+    finally:
+        await connection.close()
     pool = await create_pool(dsn, max_size=1)
     try:
-        async with pool.acquire() as connection:
-            await apply_schema(connection)
-            there = await connection.fetchval("SELECT 1 FROM programs WHERE slug = 'demo'")
         store = Store(pool)
         if not there:
             await store.programs.create({"slug": "demo", "name": "Demo shop", "currency": "EUR", "commission": "10%"})

@@ -112,7 +112,9 @@ class ClickIdMaker:
     millisecond is added. `random_counter()` gives 0 … COUNTER_LIMIT - 1.
     """
 
-    __slots__ = ("_base", "_counter", "_first", "_hash", "_key_number", "_last_ms", "_prefix", "_random_counter", "_worker", "_worker_text")
+    __slots__ = (
+        "_base", "_counter", "_first", "_hash", "_key_number", "_last_ms", "_prefix", "_random_counter", "_worker", "_worker_text",
+    )
 
     def __init__(self, *, keyring: Keyring, worker: int, random_counter: Callable[[], int]) -> None:
         if not 0 <= worker < WORKER_LIMIT:
@@ -127,8 +129,10 @@ class ClickIdMaker:
         self._base = 0
         self._prefix = b""
 
-    def make(self, now_ms: int, link: int, link_text: bytes, *, test: bool = False, not_spooled: bool = False) -> tuple[bytes, bytes]:
-        """A new id for `link` (`link_text` = encode(link, 6), kept by the caller): (uuid of 16 bytes, token of 32 characters)."""
+    def make(
+        self, now_ms: int, link: int, link_text: bytes, *, test: bool = False, not_spooled: bool = False
+    ) -> tuple[bytes, bytes]:
+        """A new id for `link` (`link_text` = encode(link, 6), kept by the caller): uuid of 16 bytes, token of 32 characters."""
         if now_ms > self._last_ms:
             self._enter(now_ms)
         else:

@@ -52,9 +52,7 @@ class Template:
     def fill(self, value: Callable[[str], bytes], passed: bytes = b"") -> bytes:
         """The URL, with `value(slot)` (already percent-encoded) in each slot and `passed` (a raw query) appended."""
         parts = [self.literals[0]]
-        position = 0
-        for slot in self.slots:
-            position += 1
+        for position, slot in enumerate(self.slots, 1):
             parts += (value(slot), self.literals[position])
         if passed:
             parts += (b"&" if self.has_query else b"?", passed)

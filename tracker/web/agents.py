@@ -17,8 +17,8 @@ import ua_parser
 from aiohttp import web
 from ua_parser_rs import UserAgentExtractor
 
-from tracker.storage.countries import CountryReader
 from tracker.storage.click_rows import BOT, CLEANED, NULL, inet, text
+from tracker.storage.countries import CountryReader
 
 USER_AGENT_LIMIT = 512     # bytes kept; real ones end near 300
 REFERRER_LIMIT = 1024

@@ -49,14 +49,16 @@ def click_routes(desk: Desk, places: Places) -> list[web.RouteDef]:
         head = request.method == "HEAD"
         waiting = _Handler()
         outcome = desk.visit(
-            waiting, link, slug, query, head=head, beacon=request.method == "POST", prefetch=is_prefetch(_all(request, "Sec-Purpose", "Purpose", "X-Moz")),
+            waiting, link, slug, query, head=head, beacon=request.method == "POST",
+            prefetch=is_prefetch(_all(request, "Sec-Purpose", "Purpose", "X-Moz")),
             user_agent=_first(request, "User-Agent"), referrer=_first(request, "Referer"),
             place=places.of_request(request),
         )
         await waiting.ready
         if isinstance(outcome, int):
             return web.Response(
-                status=outcome, body=_REASON[outcome], content_type="application/problem+json", headers={"Cache-Control": "no-store"}
+                status=outcome, body=_REASON[outcome], content_type="application/problem+json",
+                headers={"Cache-Control": "no-store"},
             )
         return web.Response(
             status=302,

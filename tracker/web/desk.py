@@ -6,6 +6,7 @@ Both lanes hand in here, so one request gets one answer whichever lane took it, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
@@ -66,7 +67,8 @@ class Desk:
         if not self._answers:
             self._loop.call_soon(self.flush)
         if found:
-            self._answers.append((sink, b"HTTP/1.1 302 Found\r\nLocation: %b%b" % (found.location, self._tails[found.link.referrer_policy])))
+            tail = self._tails[found.link.referrer_policy]
+            self._answers.append((sink, b"HTTP/1.1 302 Found\r\nLocation: %b%b" % (found.location, tail)))
             return found
         status = 410 if link else 404
         self._missed(slug, status)
@@ -93,10 +95,8 @@ class Desk:
     async def _deliver_synced(self, sync: Callable[[], Awaitable[None]]) -> None:
         while self._unsynced:
             answers, self._unsynced = self._unsynced, []
-            try:
+            with contextlib.suppress(SpoolUnavailable):      # the visitor goes on; the log keeps the rows, counts and tells
                 await sync()
-            except SpoolUnavailable:
-                pass      # the visitor goes on; the rows stay with the log, which counts and says what fails
             for sink, answer in answers:
                 sink.deliver(answer)
         self._syncing = None
@@ -112,6 +112,7 @@ class Desk:
             for name, policy in REFERRER_POLICY.items()
         }
         for status, reason, body in ((404, b"Not Found", NOT_FOUND), (410, b"Gone", GONE)):
-            head = b"HTTP/1.1 %d %b\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n" % (status, reason, len(body))
+            head = b"HTTP/1.1 %d %b\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
+            head %= (status, reason, len(body))
             self._refusals[status] = head + common + body
             self._refusals[-status] = head + common

@@ -82,7 +82,7 @@ class HttpSide(RequestHandler):
         return resp, reset
 
     def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None  # noqa: ARG002
     ) -> web.StreamResponse:
         """Constant problem+json: aiohttp's own page echoes input, names its version and logs a traceback for strangers' errors."""
         if status >= 500:
@@ -122,7 +122,7 @@ class Lane(asyncio.Protocol):
     # What the loop tells us
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
         if len(self.lanes.open) >= self.lanes.connection_limit:
             self.lanes.refused += 1
             self._closed = True
@@ -186,9 +186,10 @@ class Lane(asyncio.Protocol):
                 link = links.get(click.slug)
                 if link is not None or not desk.may_look_up():
                     self._unanswered += 1
+                    place = self.lanes.places.of(self._peer, click.forwarded)
                     desk.visit(
                         self, link, click.slug, click.query, head=click.head, beacon=False, prefetch=click.prefetch,
-                        user_agent=click.user_agent, referrer=click.referrer, place=self.lanes.places.of(self._peer, click.forwarded),
+                        user_agent=click.user_agent, referrer=click.referrer, place=place,
                     )
                     start = click.end
                     if desk.draining:

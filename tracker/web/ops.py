@@ -21,6 +21,7 @@ def ops_routes(shared: Shared, readiness: Callable[[], Sequence[str]]) -> list[w
 
     async def readyz(_: web.Request) -> web.Response:
         reasons = list(readiness())
-        return web.json_response({"status": "not ready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200)
+        status, word = (503, "not ready") if reasons else (200, "ready")
+        return web.json_response({"status": word, "reasons": reasons}, status=status)
 
     return [web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)]

@@ -70,7 +70,8 @@ class Redirector:
         self._visits = self._prefetches = self._heads = 0
 
     def click(
-        self, link: Link, raw_query: bytes, *, head: bool, beacon: bool, prefetch: bool, user_agent: bytes, referrer: bytes, place: Place
+        self, link: Link, raw_query: bytes, *, head: bool, beacon: bool, prefetch: bool, user_agent: bytes, referrer: bytes,
+        place: Place,
     ) -> Found | None:
         """Take one visit of a known link. None: paused or expired, and no fallback (410); nothing is recorded then."""
         now_ms = self._clock_ms()
