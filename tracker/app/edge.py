@@ -134,12 +134,12 @@ class Edge:
     def ready(self) -> bool:
         return self._catalog.ready and self._spool.healthy and not self._draining
 
-    async def drain(self) -> None:
+    async def drain(self, *, serve_on_seconds: float = SERVE_ON_SECONDS) -> None:
         """Stop in order; nothing that was answered is lost, nothing that was sent before the doors closed fails."""
         self._draining = True
         self._publish()
         self._lanes.drain()
-        await asyncio.sleep(SERVE_ON_SECONDS)
+        await asyncio.sleep(serve_on_seconds)
         loop = asyncio.get_running_loop()
         for server in self._servers:
             server.close()

@@ -98,7 +98,11 @@ async def worker(settings: Settings, *, socket_fds: Sequence[int], metrics_fd: i
     unfit = asyncio.create_task(worker.unfit.wait())
     events = {stop, life, unfit}
     await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-    await worker.drain()
+    if life.done():
+        log.error("the parent is gone; this worker ends")
+        await worker.drain(serve_on_seconds=0.0)      # its successor wants the port
+    else:
+        await worker.drain()
     return 1 if unfit.done() else 0
 
 
