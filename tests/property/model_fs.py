@@ -25,6 +25,10 @@ Fault = Callable[[str, Path], int | None]
 Survivors = Sequence["Op | None"]  # for each unsafe operation: itself, a part of it, or None
 
 
+class LandedError(OSError):
+    """Raised by a `Fault` for a write: the data reached the file, and the call fails all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """One change: `node` is the file written or the directory changed; the other fields as `kind` needs them."""
@@ -136,7 +140,11 @@ class ModelFs:
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int, /) -> int:
         node, path = self._open[fd]
-        short = self._enter("pwrite", path)
+        try:
+            short = self._enter("pwrite", path)
+        except LandedError:
+            self._do(Op("write", node, offset=offset, data=bytes(data)))
+            raise
         written = bytes(data) if short is None else bytes(data[:short])
         if written:
             self._do(Op("write", node, offset=offset, data=written))

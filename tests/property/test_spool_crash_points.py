@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from model_fs import Inline, ModelFs, survivors
+from model_fs import Inline, LandedError, ModelFs, survivors
 from spools import COLUMNS, ROOT, Clock, a_log, recover
 
 from tracker.storage.dead_spool import DeadSpool, find_spools, verify
@@ -52,8 +52,10 @@ class History:
             await self.log.sync()
         self._promise()
 
-    def fail_next(self, name: str, error: int, *, times: int = 1, short: int | None = None) -> None:
-        """Let the next calls of an operation fail; a write writes `short` bytes before it does."""
+    def fail_next(
+        self, name: str, error: int, *, times: int = 1, short: int | None = None, landed: bool = False
+    ) -> None:
+        """Let the next calls of an operation fail; a write writes `short` bytes before it does, or (`landed`) all."""
         plan: list[int | None] = [None] * times if short is None else [short, *[None] * times]
         before = self.fs.fault
 
@@ -62,7 +64,7 @@ class History:
                 return before(called, path)
             step = plan.pop(0)
             if step is None:
-                raise OSError(error, "planned failure")
+                raise (LandedError if landed else OSError)(error, "planned failure")
             return step
 
         self.fs.fault = fault
@@ -141,7 +143,7 @@ async def torn_write_that_cannot_be_cut(h: History) -> None:
     """The refused frame is whole on the disk, and its number is given to other rows."""
     h.append(b"a" * 50)
     h.fail_next("ftruncate", errno.EIO)
-    h.fail_next("pwrite", errno.EIO, short=28 + 4 + 60)
+    h.fail_next("pwrite", errno.EIO, landed=True)
     h.append(b"b" * 60)
     h.append(b"c" * 60)
     await h.sync()
@@ -199,7 +201,7 @@ async def test_a_crash_in_a_random_history_with_random_faults_keeps_every_promis
         if rng.random() < 0.4:
             name, error = rng.choice(FAULTS)
             short = rng.choice([None, rng.randint(0, 60)]) if name == "pwrite" else None
-            history.fail_next(name, error, times=rng.randint(1, 3), short=short)
+            history.fail_next(name, error, times=rng.randint(1, 3), short=short, landed=rng.random() < 0.3)
         if rng.random() < 0.65:
             history.append(*(b"%d/%d " % (step, n) * rng.randint(0, 30) for n in range(rng.randint(1, 3))))
         else:

@@ -53,20 +53,20 @@ class BadSector(ModelFs):
 
 
 class Held(Executor):
-    """Starts a call only when the test says so: what happens during a disk sync can then be arranged."""
+    """Makes calls at once and gives their results when the test says so: what is written meanwhile comes too late."""
 
     def __init__(self) -> None:
-        self.waiting: list[Callable[[], None]] = []
+        self._results: list[tuple[Future[Any], Any]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         future: Future[Any] = Future()
-        self.waiting.append(lambda: future.set_result(fn(*args, **kwargs)))
+        self._results.append((future, fn(*args, **kwargs)))
         return future
 
-    def run(self) -> None:
-        waiting, self.waiting = self.waiting, []
-        for call in waiting:
-            call()
+    def give_results(self) -> None:
+        results, self._results = self._results, []
+        for future, result in results:
+            future.set_result(result)
 
 
 async def settle() -> None:
@@ -109,7 +109,7 @@ async def test_a_write_that_fails_counts_for_nothing_and_the_next_one_is_good(er
 def test_a_full_disk_is_asked_again_ten_times_a_second_and_no_more() -> None:
     """At 20,000 clicks/s, an attempt per click to make a 16 MiB file would take the whole core."""
     fs, clock = ModelFs(), Clock()
-    log = a_log(fs, clock=clock)
+    log = a_log(fs, clock=clock, max_bytes=4 * SEGMENT_BYTES)  # failed attempts must not use that up
     log.append([b"a" * 100])
     fs.fault = always("fallocate", errno.ENOSPC)
     before = fs.calls["fallocate"]
@@ -231,19 +231,28 @@ async def test_rows_appended_during_a_sync_wait_for_the_next_one() -> None:
     log.append([b"c" * 300])  # in the next segment
     second = asyncio.create_task(log.sync())
     await settle()
-    before = fs.unsafe(len(fs.ops))
-    held.run()
+    held.give_results()
     await settle()
     assert first.done()
     assert not second.done()
     assert log.synced_seq == 1
     assert log.unsynced_bytes > 500
-    assert before
-    held.run()
+    held.give_results()
     await second
     assert log.synced_seq == 3
     at = len(fs.ops)
     assert recover(fs.after_crash(at, [None] * len(fs.unsafe(at)))) == {0: b"a", 1: b"b" * 200, 2: b"c" * 300}
+
+
+async def test_names_are_synced_once_for_each_new_segment() -> None:
+    """An fsync of the directory is a journal commit of the file system: twenty a second for nothing would be felt."""
+    fs = ModelFs()
+    log = a_log(fs)
+    before = fs.calls["fsync_dir"]
+    for _ in range(3):
+        log.append([b"x"])
+        await log.sync()
+    assert fs.calls["fsync_dir"] == before + 1
 
 
 async def test_callers_share_a_sync_and_a_cancelled_one_stops_nobody() -> None:
@@ -254,7 +263,7 @@ async def test_callers_share_a_sync_and_a_cancelled_one_stops_nobody() -> None:
     callers = [asyncio.create_task(log.sync()) for _ in range(50)]
     await settle()
     callers[0].cancel()
-    held.run()
+    held.give_results()
     outcomes = await asyncio.gather(*callers, return_exceptions=True)
     assert isinstance(outcomes[0], asyncio.CancelledError)
     assert outcomes[1:] == [None] * 49
