@@ -13,7 +13,7 @@ import hmac
 import logging
 from collections.abc import Callable, Sequence
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -24,6 +24,9 @@ from tracker.storage.catalog_sql import KINDS, Kind
 log = logging.getLogger(__name__)
 
 _NO_DIGEST = bytes(32)
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class CatalogMemory:
@@ -107,7 +110,7 @@ class CatalogMemory:
 
     def _forget_program(self, number: int) -> None:
         if old := self.programs.pop(number, None):
-            self.program_by_slug.pop(old.slug, None)
+            _remove(self.program_by_slug, old.slug, old)
 
     def _partner(self, row: Sequence[Any]) -> None:
         number, slug, name = row
@@ -116,7 +119,7 @@ class CatalogMemory:
 
     def _forget_partner(self, number: int) -> None:
         if old := self.partners.pop(number, None):
-            self.partner_by_slug.pop(old.slug, None)
+            _remove(self.partner_by_slug, old.slug, old)
 
     def _link(self, row: Sequence[Any]) -> None:
         (
@@ -132,11 +135,11 @@ class CatalogMemory:
         old = self.links_by_id.get(number)
         self.links_by_id[number] = self.links[slug.encode()] = link   # replaced, never absent: clicks come in between
         if old and old.slug != slug:
-            del self.links[old.slug.encode()]
+            _remove(self.links, old.slug.encode(), old)
 
     def _forget_link(self, number: int) -> None:
         if old := self.links_by_id.pop(number, None):
-            self.links.pop(old.slug.encode(), None)
+            _remove(self.links, old.slug.encode(), old)
 
     def _coupon(self, row: Sequence[Any]) -> None:
         number, program_id, partner_id, code, valid_from_ms, valid_to_ms = row
@@ -148,7 +151,7 @@ class CatalogMemory:
 
     def _forget_coupon(self, number: int) -> None:
         if old := self._coupons_by_id.pop(number, None):
-            self.coupons.pop((old.program_id, coupon_key(old.code)), None)
+            _remove(self.coupons, (old.program_id, coupon_key(old.code)), old)
 
     def _credential(self, row: Sequence[Any]) -> None:
         number, kind, program_ids, token_hash, hmac_secret, revoked = row
@@ -179,3 +182,9 @@ class CatalogMemory:
                 self._hmac[program_id] = left
             else:
                 self._hmac.pop(program_id, None)
+
+
+def _remove(index: dict[K, V], key: K, value: V) -> None:
+    """Only if it is this one: another row may have come under the key since."""
+    if index.get(key) is value:
+        del index[key]
