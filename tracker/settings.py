@@ -99,7 +99,7 @@ class Settings:
         values="0–65535; 0: any free port", default="8080", value=8080,
     )
     admin_port: int = _setting(
-        "TRACKER_ADMIN_PORT", values.whole(0, 65_535), "admin port: API, dashboard, metrics, probes; never public",
+        "TRACKER_ADMIN_PORT", values.whole(0, 65_535), "admin port: API, metrics, probes; never public",
         values="0–65535; 0: any free port", default="8081", value=8081,
     )
     workers: int = _setting(
@@ -131,7 +131,7 @@ class Settings:
         values="number:base64,…; numbers 0–15, 16–64 bytes", value=(), secret=True, needed_by="serve edge",
     )
     admin_token: str | None = _setting(
-        "TRACKER_ADMIN_TOKEN", values.admin_token, "bearer token with the role admin, beside those in the database",
+        "TRACKER_ADMIN_TOKEN", values.admin_token, "bearer token of the admin API; without one there is no API",
         values="22–256 printable characters", default="none", secret=True,
     )
     trusted_proxies: tuple[Network, ...] = _setting(
