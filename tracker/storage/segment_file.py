@@ -9,18 +9,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from tracker.storage.fsops import FsOps, write_all
 from tracker.storage.segments import DATA_START, Column, Kind, SegmentHeader, encode_header, pack_frame
 
-
-class UnsyncedRows(NamedTuple):
-    """A frame's rows as they were appended, kept until they are on the disk: `rows` of them, packed in `payload`."""
-
-    first_seq: int
-    rows: int
-    payload: bytes
+# A frame's rows as they were appended, kept until they are on the disk: first sequence number, rows, payload. A plain
+# tuple, as one is made with every append: a named one costs 0.3 µs more, a tenth of all that append does.
+UnsyncedRows = tuple[int, int, bytes]
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +53,7 @@ class SegmentFile:
 
         OSError when it cannot be made; then nothing is left of it, as far as the disk allows.
         """
-        first_seq = carried[0].first_seq if carried else next_seq
+        first_seq = carried[0][0] if carried else next_seq
         nonce = secrets.randbelow(2**64 - 1) + 1  # never 0: a search for it must not stop at every preallocated byte
         frames = b"".join(pack_frame(nonce, *item) for item in carried)
         header = encode_header(SegmentHeader(kind, spool_id, nonce, first_seq, tuple(columns)))

@@ -37,14 +37,14 @@ class SpoolError(Exception):
     """The spool cannot be used as asked; the text says which setting or file and why."""
 
 
-class SpoolUnavailable(SpoolError):  # noqa: N818 (a state of the disk that passes, not a mistake)
+class SpoolUnavailable(SpoolError):
     """The disk cannot take rows now. Nothing of what was handed over counts as appended (from `sync`: as synced)."""
 
 
 class Written(NamedTuple):
     """How far a log is written: a reader may read below `offset` of segment `segment`, and no further.
 
-    Replaced as one object, after the bytes are in the file: safe to look at from another thread.
+    The three belong together and are set after the bytes are in the file: safe to look at from another thread.
     """
 
     segment: int
@@ -80,7 +80,7 @@ class Log:
         self._durable, self._space, self._executor, self._clock = durable, space, executor, clock
         self._unsynced_max_bytes = unsynced_max_bytes
         self.next_seq = self.synced_seq = self.confirmed_seq = 0
-        self.written = Written(0, 0, 0)
+        self._written = (0, 0, 0)  # as Written; a plain tuple because every append makes one
         self.healthy = True
         self.write_errors = self.fsync_errors = 0
         self._current: SegmentFile | None = None  # None: the next append or sync makes a segment first
@@ -124,9 +124,9 @@ class Log:
         if self._durable:
             if not self._unsynced:
                 self._unsynced_since = self._clock()
-            self._unsynced.append(UnsyncedRows(first_seq, len(rows), payload))
+            self._unsynced.append((first_seq, len(rows), payload))
             self._unsynced_bytes += size
-        self.written = Written(segment.index, segment.offset, next_seq)
+        self._written = (segment.index, segment.offset, next_seq)
         return first_seq
 
     def prepare(self) -> None:
@@ -171,7 +171,7 @@ class Log:
         self._current = segment
         self._open.append(segment)
         self._kept.append(segment)
-        self.written = Written(index, segment.offset, self.next_seq)
+        self._written = (index, segment.offset, self.next_seq)
         return segment
 
     def _failed(self) -> None:
@@ -238,8 +238,8 @@ class Log:
         self.synced_seq = target
         if self._current in segments:  # the file that takes new rows was written to and synced
             self.healthy = True
-        while self._unsynced and self._unsynced[0].first_seq < target:
-            self._unsynced_bytes -= FRAME_HEADER_BYTES + len(self._unsynced.popleft().payload)
+        while self._unsynced and self._unsynced[0][0] < target:
+            self._unsynced_bytes -= FRAME_HEADER_BYTES + len(self._unsynced.popleft()[2])
         self._unsynced_since = self._clock() if self._unsynced else None
         for segment in self._open:
             if segment is not self._current and segment.end_seq <= target:
@@ -298,6 +298,11 @@ class Log:
         return expired
 
     # Looking in
+
+    @property
+    def written(self) -> Written:
+        """How far readers may read."""
+        return Written._make(self._written)
 
     @property
     def pending_rows(self) -> int:
