@@ -166,8 +166,8 @@ async def _parent_gone(life_fd: int) -> None:
 
 @contextlib.contextmanager
 def _sockets(settings: Settings, workers: int) -> Iterator[tuple[list[list[socket.socket]], list[socket.socket]]]:
-    public = open_sockets(settings.hosts, settings.port, copies=workers, setting="TRACKER_PORT")
-    admin = open_sockets(settings.hosts, settings.admin_port, setting="TRACKER_ADMIN_PORT")[0]
+    public = open_sockets(settings.hosts, settings.port, copies=workers, setting="TRACKER_PORT, tracker dev --port")
+    admin = open_sockets(settings.hosts, settings.admin_port, setting="TRACKER_ADMIN_PORT, tracker dev --admin-port")[0]
     try:
         yield public, admin
     finally:
