@@ -10,33 +10,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracker.storage.fsops import FsOps
-from tracker.storage.segments import (
-    FRAME_HEADER_BYTES,
-    NONCE_BYTES,
-    FrameHeader,
-    frame_is_whole,
-    parse_frame_header,
-)
+from tracker.storage.segments import FRAME_HEADER_BYTES, NONCE_BYTES, frame_is_whole, parse_frame_header
 
 WINDOW_BYTES = 2**20  # memory per reader; a frame that is larger is read whole
 _PAGE_BYTES = 4096
 
 
 class Frame(NamedTuple):
-    """A whole frame at `offset` of its file; its bytes are `data` from `at` on."""
+    """A whole frame, at `offset` to `end_offset` of its file; its bytes are `data` from `at` on."""
 
     offset: int
-    header: FrameHeader
-    data: bytes
+    end_offset: int
+    first_seq: int
+    end_seq: int
+    data: memoryview
     at: int
-
-    @property
-    def end_offset(self) -> int:
-        return self.offset + FRAME_HEADER_BYTES + self.header.payload_bytes
-
-    @property
-    def end_seq(self) -> int:
-        return self.header.first_seq + self.header.rows
 
 
 class FrameWindow:
@@ -46,7 +34,7 @@ class FrameWindow:
         self._fs, self.path, self._nonce = fs, path, nonce
         self._nonce_bytes = nonce.to_bytes(NONCE_BYTES, "big")
         self._fd = fs.open_read(path)
-        self._data, self._start = b"", 0
+        self._data, self._view, self._start = b"", memoryview(b""), 0
 
     def close(self) -> None:
         self._fs.close(self._fd)
@@ -59,12 +47,12 @@ class FrameWindow:
         """The first whole frame at or after `offset` that ends at or below `limit`; None when there is none."""
         while offset + FRAME_HEADER_BYTES <= limit:
             at = self._load(offset, FRAME_HEADER_BYTES, limit)
-            header = parse_frame_header(self._data, at)
-            size = FRAME_HEADER_BYTES + header.payload_bytes
-            if header.nonce == self._nonce and offset + size <= limit:
-                at = self._load(offset, size, limit)
-                if frame_is_whole(header, self._data, at):
-                    return Frame(offset, header, self._data, at)
+            nonce, payload_bytes, rows, first_seq, _ = parse_frame_header(self._view, at)
+            end_offset = offset + FRAME_HEADER_BYTES + payload_bytes
+            if nonce == self._nonce and end_offset <= limit:
+                at = self._load(offset, end_offset - offset, limit)
+                if frame_is_whole(self._view, at):
+                    return Frame(offset, end_offset, first_seq, first_seq + rows, self._view, at)
             offset = self._find_nonce(offset + 1, limit)
         return None
 
@@ -83,7 +71,7 @@ class FrameWindow:
             wanted = min(max(size, WINDOW_BYTES), limit - offset)
             # Short only when the file was cut behind our back: missing bytes read as zeros, like a hole.
             self._data = self._read(offset, wanted).ljust(size, b"\0")
-            self._start = offset
+            self._view, self._start = memoryview(self._data), offset
         return offset - self._start
 
     def _read(self, offset: int, size: int) -> bytes:

@@ -25,7 +25,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 Kind = Literal["clicks", "journal"]
 
@@ -61,16 +61,6 @@ class SegmentHeader:
     nonce: int
     first_seq: int
     columns: tuple[Column, ...]
-
-
-class FrameHeader(NamedTuple):
-    """The 28 bytes in front of a payload of `payload_bytes` that holds `rows` rows, numbered from `first_seq`."""
-
-    nonce: int
-    payload_bytes: int
-    rows: int
-    first_seq: int
-    crc: int
 
 
 def segment_name(kind: Kind, index: int) -> str:
@@ -140,25 +130,26 @@ def pack_frame(nonce: int, first_seq: int, rows: int, payload: bytes) -> bytes:
     return b"".join((head, _CRC.pack(zlib.crc32(payload, zlib.crc32(head))), payload))
 
 
-def parse_frame_header(data: bytes, at: int) -> FrameHeader:
-    """The frame header at `at`, unjudged; `data` must hold FRAME_HEADER_BYTES from there."""
-    return FrameHeader._make(_FRAME.unpack_from(data, at))
+def parse_frame_header(data: bytes | memoryview, at: int) -> tuple[int, int, int, int, int]:
+    """The frame header at `at`, unjudged: nonce, payload bytes, rows, first sequence number, crc.
+
+    `data` must hold FRAME_HEADER_BYTES from there. (A plain tuple: this is done once for every frame that is shipped.)
+    """
+    return _FRAME.unpack_from(data, at)
 
 
-def frame_is_whole(header: FrameHeader, data: bytes, at: int) -> bool:
-    """Whether the payload behind the frame header at `at` is what was written; `data` must hold all of it."""
+def frame_is_whole(data: memoryview, at: int) -> bool:
+    """Whether the frame at `at` is as it was written; `data` must hold all of what its header announces."""
+    _, payload_bytes, rows, _, crc = _FRAME.unpack_from(data, at)
     start = at + FRAME_HEADER_BYTES
-    view = memoryview(data)
-    head_crc = zlib.crc32(view[at : at + _FRAME_HEAD.size])
-    if header.crc != zlib.crc32(view[start : start + header.payload_bytes], head_crc):
-        return False
-    return header.rows > 0 and 4 * header.rows <= header.payload_bytes
+    found_crc = zlib.crc32(data[start : start + payload_bytes], zlib.crc32(data[at : at + _FRAME_HEAD.size]))
+    return bool(found_crc == crc and 0 < 4 * rows <= payload_bytes)
 
 
-def row_lengths(data: bytes, at: int, rows: int) -> "array[int]":
+def row_lengths(data: memoryview, at: int, rows: int) -> "array[int]":
     """The row directory of the frame at `at`: the length of each of its rows, in bytes."""
     start = at + FRAME_HEADER_BYTES
-    lengths = array("I", data[start : start + 4 * rows])
+    lengths = array("I", bytes(data[start : start + 4 * rows]))
     if sys.byteorder == "little":
         lengths.byteswap()
     return lengths

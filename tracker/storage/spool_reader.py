@@ -179,7 +179,7 @@ class LogReader:
         live = written is not None and written.segment == link.index
         limit = written.offset if written is not None and live else window.file_bytes()
         while (frame := window.next_frame(offset, limit)) is not None:
-            if link.end_seq is not None and frame.header.first_seq >= link.end_seq:
+            if link.end_seq is not None and frame.first_seq >= link.end_seq:
                 return
             yield frame
             offset = frame.end_offset
@@ -198,11 +198,11 @@ class LogReader:
             mark = frame.offset
             if frame.end_seq <= expected:  # read before, or a copy
                 continue
-            if frame.header.first_seq > expected:
+            if frame.first_seq > expected:
                 if lengths:
                     break
                 name = segment_name(self.kind, link.index)
-                return Gap(next_seq, frame.header.first_seq, f"{name} before {frame.offset}")
+                return Gap(next_seq, frame.first_seq, f"{name} before {frame.offset}")
             if not lengths:
                 first_mark = mark
             room_rows = max_rows - len(lengths)
@@ -223,10 +223,11 @@ def _take(
     frame: Frame, first_seq: int, max_rows: int, max_bytes: int, *, at_least_one: bool
 ) -> tuple[memoryview, "array[int]"]:
     """The rows of a frame from `first_seq` on, as many as fit."""
-    lengths = row_lengths(frame.data, frame.at, frame.header.rows)
-    skip = first_seq - frame.header.first_seq
-    start = frame.at + FRAME_HEADER_BYTES + 4 * frame.header.rows
-    end = frame.at + FRAME_HEADER_BYTES + frame.header.payload_bytes
+    rows = frame.end_seq - frame.first_seq
+    lengths = row_lengths(frame.data, frame.at, rows)
+    skip = first_seq - frame.first_seq
+    start = frame.at + FRAME_HEADER_BYTES + 4 * rows
+    end = frame.at + frame.end_offset - frame.offset
     if skip:
         start += sum(lengths[:skip])
         lengths = lengths[skip:]
@@ -237,4 +238,4 @@ def _take(
                 break
             count, size = count + 1, size + length
         lengths, end = lengths[:count], start + size
-    return memoryview(frame.data)[start:end], lengths
+    return frame.data[start:end], lengths
