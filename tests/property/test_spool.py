@@ -135,9 +135,7 @@ def test_a_flipped_bit_costs_its_own_frame_and_no_other(tmp_path: Path) -> None:
         file.write_bytes(data)
 
 
-OVERWRITES = st.lists(
-    st.tuples(st.integers(0, 1), st.integers(DATA_START, DATA_START + 500), st.binary(max_size=80)), max_size=5
-)
+OVERWRITES = st.lists(st.tuples(st.integers(0, 1), st.integers(DATA_START, DATA_START + 500), st.binary(max_size=80)), max_size=5)
 
 
 @settings(max_examples=200)

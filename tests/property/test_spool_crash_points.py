@@ -52,9 +52,7 @@ class History:
             await self.log.sync()
         self._promise()
 
-    def fail_next(
-        self, name: str, error: int, *, times: int = 1, short: int | None = None, landed: bool = False
-    ) -> None:
+    def fail_next(self, name: str, error: int, *, times: int = 1, short: int | None = None, landed: bool = False) -> None:
         """Let the next calls of an operation fail; a write writes `short` bytes before it does, or (`landed`) all."""
         plan: list[int | None] = [None] * times if short is None else [short, *[None] * times]
         before = self.fs.fault

@@ -72,9 +72,7 @@ def test_a_frame_has_exactly_the_documented_bytes() -> None:
 
 
 def test_a_header_has_exactly_the_documented_bytes() -> None:
-    body = b"TRKSEG\r\n" + bytes.fromhex(
-        "0001 01 00 00000046 7fffffffffffffff ffffffffffffffff 0000000000003039 0002 00000072 07"
-    )
+    body = b"TRKSEG\r\n" + bytes.fromhex("0001 01 00 00000046 7fffffffffffffff ffffffffffffffff 0000000000003039 0002 00000072 07")
     body += b"message" + bytes.fromhex("ffffffff 07") + "späße".encode()
     expected = (body + zlib.crc32(body).to_bytes(4, "big")).ljust(HEADER_SLOT_BYTES, b"\0")
     assert expected * 2 == encode_header(HEADER)

@@ -79,9 +79,7 @@ def parse_segment_name(name: str) -> tuple[Kind, int] | None:
 
 def encode_header(header: SegmentHeader) -> bytes:
     """The first DATA_START bytes of a segment: the header, twice. ValueError when the columns do not fit 4 KiB."""
-    columns = b"".join(
-        _COLUMN.pack(column.oid, len(name)) + name for column in header.columns for name in [column.name.encode()]
-    )
+    columns = b"".join(_COLUMN.pack(column.oid, len(name)) + name for column in header.columns for name in [column.name.encode()])
     size = _HEADER.size + len(columns) + _CRC.size
     if size > HEADER_SLOT_BYTES:
         raise ValueError(f"columns need {size} bytes, a segment header has {HEADER_SLOT_BYTES}")

@@ -48,9 +48,7 @@ class Spool:
     clicks: Log
     journal: Log
 
-    def __init__(
-        self, fs: FsOps, path: Path, lock_fd: int, *, clicks: Log, journal: Log, space: Space, executor: Executor
-    ) -> None:
+    def __init__(self, fs: FsOps, path: Path, lock_fd: int, *, clicks: Log, journal: Log, space: Space, executor: Executor) -> None:
         """Use `create`."""
         self._fs, self.path, self._lock_fd = fs, path, lock_fd
         self.clicks, self.journal, self.space, self._executor = clicks, journal, space, executor

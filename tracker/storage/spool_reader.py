@@ -219,9 +219,7 @@ class LogReader:
         return Batch(next_seq, expected, b"".join(rows), lengths, link.header.columns)
 
 
-def _take(
-    frame: Frame, first_seq: int, max_rows: int, max_bytes: int, *, at_least_one: bool
-) -> tuple[memoryview, "array[int]"]:
+def _take(frame: Frame, first_seq: int, max_rows: int, max_bytes: int, *, at_least_one: bool) -> tuple[memoryview, "array[int]"]:
     """The rows of a frame from `first_seq` on, as many as fit."""
     rows = frame.end_seq - frame.first_seq
     lengths = row_lengths(frame.data, frame.at, rows)
