@@ -39,7 +39,7 @@ MAX_GROUP: Final = 256
 MAX_BYTES: Final = 2**20
 MOST_WAITING: Final = 10_000
 """Callers with a future. Beyond, a message is answered `queued` at once and read from the journal: about 20 MB of memory."""
-MOST_AHEAD: Final = 50_000   # messages applied above the cursor while a key below stays locked
+MOST_AHEAD: Final = 50_000   # messages looked at above the cursor while a key stays locked: 50 MB at worst, then all wait for it
 POLL_SECONDS: Final = 1.0    # should nobody wake us
 COMMAND_SECONDS: Final = 5.0
 _FIRST_BACKOFF_SECONDS: Final = 0.05
@@ -213,7 +213,7 @@ class Recorder:
         retried = await self._retry_held(connection)
         if self._late:
             await self._answer_late(connection)
-        if len(self._mark.ahead) > MOST_AHEAD:
+        if self._position - self._mark.next_seq > MOST_AHEAD:
             return retried
         found = self._reader.read(self._position, max_rows=MAX_GROUP, max_bytes=MAX_BYTES)
         if found is None:
