@@ -1,5 +1,6 @@
 """What the spool tests share: a log on the model file system, and the rows a reader finds."""
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -95,3 +96,27 @@ def gaps(reader: LogReader, *, start: int = 0) -> list[tuple[int, int]]:
             found.append((item.first_seq, item.next_seq))
         next_seq = item.next_seq
     return found
+
+
+def failing(name: str, *steps: int | OSError | None, path: str = "") -> Callable[[str, Path], int | None]:
+    """A fault for `ModelFs.fault`: the next calls of `name` end so (None: well, a number: short), later ones well."""
+    plan = list(steps)
+
+    def fault(called: str, at: Path) -> int | None:
+        if called != name or path not in at.name or not plan:
+            return None
+        step = plan.pop(0)
+        if isinstance(step, OSError):
+            raise step
+        return step
+
+    return fault
+
+
+def always(name: str, error: int) -> Callable[[str, Path], int | None]:
+    def fault(called: str, _at: Path) -> int | None:
+        if called == name:
+            raise OSError(error, "planned failure")
+        return None
+
+    return fault

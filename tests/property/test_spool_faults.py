@@ -1,4 +1,4 @@
-"""A disk that fails in one way, and what the writer and the reader make of it."""
+"""A disk that fails in one way, and what the writer makes of it."""
 
 import asyncio
 import errno
@@ -8,48 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from model_fs import ModelFs
-from spools import DIRECTORY, SEGMENT_BYTES, SPOOL_ID, Clock, a_log, gaps, read_all, recover
+from spools import DIRECTORY, SEGMENT_BYTES, SPOOL_ID, Clock, a_log, always, failing, read_all, recover
 
-from tracker.storage import frame_window
-from tracker.storage.segments import DATA_START
 from tracker.storage.spool_log import RETRY_SECONDS, SpoolUnavailable
-from tracker.storage.spool_reader import Gap, LogReader
-
-
-def failing(name: str, *steps: int | OSError | None, path: str = "") -> Callable[[str, Path], int | None]:
-    """A fault for `ModelFs.fault`: the next calls of `name` end so (None: well, a number: short), later ones well."""
-    plan = list(steps)
-
-    def fault(called: str, at: Path) -> int | None:
-        if called != name or path not in at.name or not plan:
-            return None
-        step = plan.pop(0)
-        if isinstance(step, OSError):
-            raise step
-        return step
-
-    return fault
-
-
-def always(name: str, error: int) -> Callable[[str, Path], int | None]:
-    def fault(called: str, _at: Path) -> int | None:
-        if called == name:
-            raise OSError(error, "planned failure")
-        return None
-
-    return fault
-
-
-class BadSector(ModelFs):
-    """A disk with one byte that cannot be read."""
-
-    def pread(self, fd: int, size: int, offset: int, /) -> bytes:
-        if offset < DATA_START + 5000 < offset + size:
-            raise OSError(errno.EIO, "bad sector")
-        return super().pread(fd, size, offset)
+from tracker.storage.spool_reader import LogReader
 
 
 class Held(Executor):
@@ -268,82 +231,6 @@ async def test_callers_share_a_sync_and_a_cancelled_one_stops_nobody() -> None:
     assert isinstance(outcomes[0], asyncio.CancelledError)
     assert outcomes[1:] == [None] * 49
     assert fs.calls["fdatasync"] == 1
-
-
-async def test_a_live_reader_goes_on_when_rows_move_to_a_new_segment() -> None:
-    """The shipper may be ahead of the disk: after the move it must neither see rows twice nor miss one."""
-    fs = ModelFs()
-    log = a_log(fs)
-    reader = LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, log=log, fs=fs)
-    for row in (b"a", b"b", b"c"):
-        log.append([row])
-    assert read_all(reader) == {0: b"a", 1: b"b", 2: b"c"}
-    fs.fault = failing("fdatasync", OSError(errno.EIO, "planned failure"))
-    await log.sync()
-    log.append([b"d"])
-    assert read_all(reader, start=3) == {3: b"d"}
-    assert read_all(reader, start=1) == {1: b"b", 2: b"c", 3: b"d"}
-
-
-def test_damage_in_a_live_log_is_a_gap_with_both_ends() -> None:
-    """The shipper counts missing rows as quarantined; without an end it would wait for them for ever."""
-    fs = ModelFs()
-    log = a_log(fs)
-    places = []
-    for number in range(4):
-        log.append([b"%d" % number, b"x"])
-        places.append(log.written.offset)
-    fd = fs.open_read(DIRECTORY / "clicks-00000000.seg")
-    fs.pwrite(fd, b"\xff", places[0] + 30)  # in the second frame
-    fs.pwrite(fd, b"\xff", places[2] + 30)  # in the last one
-    reader = LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, log=log, fs=fs)
-    assert gaps(reader) == [(2, 4), (6, 8)]
-    assert read_all(reader) == {0: b"0", 1: b"x", 4: b"2", 5: b"x"}
-
-
-def test_a_segment_without_a_readable_header_is_a_gap() -> None:
-    """Its rows cannot be trusted without their columns, but must be counted."""
-    fs = ModelFs()
-    log = a_log(fs)
-    for _ in range(3):
-        log.append([b"x" * 300])
-    fd = fs.open_read(DIRECTORY / "clicks-00000001.seg")
-    fs.pwrite(fd, bytes(DATA_START), 0)
-    log.close()
-    reader = LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, fs=fs)
-    assert gaps(reader) == [(1, 2)]
-    assert reader.unreadable == ["clicks-00000001.seg"]
-    found = reader.read(1, max_rows=1, max_bytes=1)
-    assert isinstance(found, Gap)
-    assert "clicks-00000002.seg" in found.where
-
-
-def test_a_sector_that_cannot_be_read_costs_only_the_rows_on_it() -> None:
-    """One bad sector must not keep everything behind it, nor stop every start."""
-    fs = BadSector()
-    log = a_log(fs, segment_bytes=64 * 1024)
-    for number in range(20):
-        log.append([b"%02d" % number * 500])
-    log.close()
-    rows = recover(fs)
-    assert set(range(20)) - set(rows) == {3, 4, 5, 6, 7}  # the page from 12,288 to 16,384, and what reaches into it
-    assert all(row == b"%02d" % number * 500 for number, row in rows.items())
-
-
-@given(data=st.data(), window_bytes=st.integers(1, 120))
-def test_the_window_size_makes_no_difference(data: st.DataObject, window_bytes: int) -> None:
-    """A nonce that lies across two windows must be found: else a frame behind damage would be lost now and then."""
-    fs = ModelFs()
-    log = a_log(fs)
-    for size in data.draw(st.lists(st.integers(0, 40), min_size=2, max_size=8)):
-        log.append([b"x" * size])
-    fd = fs.open_read(DIRECTORY / "clicks-00000000.seg")
-    fs.pwrite(fd, b"\xff" * 3, DATA_START + data.draw(st.integers(0, 60)))
-    log.close()
-    expected = recover(fs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame_window, "WINDOW_BYTES", window_bytes)
-        assert recover(fs) == expected
 
 
 async def test_shipped_segments_are_kept_for_their_time_from_the_day_they_were_shipped() -> None:
