@@ -87,7 +87,9 @@ class Edge:
             synchronous=settings.synchronous_commit, confirmed=self._spool.clicks.confirmed,
         )
         self._recorder = Recorder(
-            self._dsn, self._spool_id, LogReader(self._spool.path, "journal", spool_id=self._spool_id, log=self._spool.journal)
+            self._dsn, self._spool_id,
+            LogReader(self._spool.path, "journal", spool_id=self._spool_id, log=self._spool.journal),
+            confirmed=self._spool.journal.confirmed,
         )
         self._refusals = Refusals(self._dsn)
         self._misses = Misses()
