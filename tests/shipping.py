@@ -74,10 +74,12 @@ class Shipping:
 
 
 @asynccontextmanager
-async def live_spool(root: Path, *, columns: tuple[Column, ...] = CLICK_COLUMNS) -> AsyncIterator[Shipping]:
+async def live_spool(
+    root: Path, *, columns: tuple[Column, ...] = CLICK_COLUMNS, segment_bytes: int = 2**20
+) -> AsyncIterator[Shipping]:
     spool_id = secrets.randbits(62) + 1
     spool = Spool.create(
-        root, spool_id=spool_id, worker=1, clicks=columns, max_bytes=2**30, sync="off", clicks_segment_bytes=2**20
+        root, spool_id=spool_id, worker=1, clicks=columns, max_bytes=2**30, sync="off", clicks_segment_bytes=segment_bytes
     )
     shipping = Shipping(spool, spool_id, root, [])
     try:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ async def some_history(dsn: str, root: Path) -> int:
         for txid in ("1", "2"):
             Journal(spool.spool.journal, spool.spool_id).append([
                 Postback(message_id=bytes(16), received_ms=now_ms(), program_id=11, click_id=sold, link_id=7, txid=txid,
-                         amount=10, currency="EUR")
+                         amount=Decimal(10), currency="EUR")
             ])  # fmt: skip
         reader = LogReader(spool.spool.path, "journal", spool_id=spool.spool_id, log=spool.spool.journal)
         assert await Recorder(dsn, spool.spool_id, reader).drain(10)

@@ -30,7 +30,7 @@ _COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of the
 _COPY_TAIL = b"\xff\xff"
 # One message and its copy in the socket's buffer: at half, twice the turns of the loop; at double, each takes 0.2 ms.
 _CHUNK_BYTES = 256 * 1024
-_SLICE_ROWS = 1000  # counted in one turn of the event loop: about 1 ms
+_SLICE_ROWS = 500  # counted in one turn of the event loop: about 0.5 ms
 
 _BEGIN = {True: "BEGIN; SET LOCAL synchronous_commit = on", False: "BEGIN; SET LOCAL synchronous_commit = off"}
 _STAGE = "CREATE TEMP TABLE IF NOT EXISTS clicks_staging (LIKE clicks) ON COMMIT DROP"
@@ -220,6 +220,9 @@ async def _count(count: StatisticsCount, rows: bytes, starts: Sequence[int]) -> 
 
 
 async def _copy_statistics(connection: Connection, count: StatisticsCount) -> None:
-    tuples = count.encode()
-    if tuples:
-        await _copy(connection, "click_stats_new", STATISTICS_COLUMNS, tuples, len(count))
+    if len(count):
+        pieces = []
+        for piece in count.encode(_SLICE_ROWS):
+            pieces.append(piece)
+            await asyncio.sleep(0)
+        await _copy(connection, "click_stats_new", STATISTICS_COLUMNS, b"".join(pieces), len(count))
