@@ -65,6 +65,9 @@ async def test_changed_terms_are_new_rows_and_old_ones_stay(shop: Store, pool: A
     assert [30, 7] == [term["window_days"] for term in saved.row["terms"]]
     assert saved.row["terms"][1]["valid_from"] > before - timedelta(seconds=1)
     assert {(None, "10%"), ("lead", "5.00 EUR")} == commissions(saved.row)
+    dated = {one["event"]: one["valid_from"] for one in saved.row["commissions"]}
+    assert dated[None] is None
+    assert dated["lead"] > before - timedelta(seconds=1)
     await shop.programs.edit("shop", {"commission": "none"})
     assert 3 == await pool.fetchval("SELECT count(*) FROM commission_terms")
     assert {("lead", "5.00 EUR")} == commissions(await shop.programs.show("shop"))
@@ -150,8 +153,14 @@ async def test_every_change_of_a_link_is_a_version(shop: Store) -> None:
 
 async def test_changes_of_one_link_at_the_same_time_are_all_kept(shop: Store) -> None:
     await shop.links.create({**LINK, "slug": "one"})
-    await asyncio.gather(*(shop.links.edit("one", {"channel": f"channel {n}"}) for n in range(8)))
-    assert list(range(9, 0, -1)) == [one["version"] for one in (await shop.links.show("one"))["versions"]]
+    changes: dict[str, Any] = {
+        "channel": "facebook", "pass_query": True, "referrer_policy": "full", "allow_test": True, "status": "paused",
+        "fallback": "https://shop.example/", "expires_at": datetime(2030, 1, 1, tzinfo=UTC),
+    }  # fmt: skip
+    await asyncio.gather(*(shop.links.edit("one", {name: value}) for name, value in changes.items()))
+    shown = await shop.links.show("one")
+    assert changes == {name: shown[name] for name in changes}
+    assert list(range(8, 0, -1)) == [one["version"] for one in shown["versions"]]
 
 
 @pytest.mark.parametrize("field", ["program", "partner", "slug"])
