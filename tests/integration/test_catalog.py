@@ -197,6 +197,21 @@ async def test_a_damaged_snapshot_is_ignored(
     await lonely.stop()
 
 
+async def test_a_full_disk_costs_the_snapshot_and_nothing_else(
+    db: asyncpg.Connection, dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here the folder is missing: any error of the file system takes this way."""
+    catalog = Catalog(dsn, tmp_path / "missing")
+    await catalog.start()
+    assert await catalog._save() is False
+    await add_links(db, 1, 1)
+    await until(lambda: b"link1" in catalog.links, 1.0)
+    (tmp_path / "missing").mkdir()
+    await catalog.stop()
+    assert 1 == catalog.snapshots_written
+    assert "could not be written" in caplog.text
+
+
 async def test_an_unknown_slug_is_looked_up_once_for_all_who_ask(catalog: Catalog, db: asyncpg.Connection) -> None:
     """A link made this instant must not fail, and a thousand visitors of it must not ask a thousand times."""
     catalog.database_away = False   # not started: nobody tells it of anything

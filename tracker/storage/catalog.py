@@ -37,6 +37,7 @@ RETRY_MAX_SECONDS = 3.0        # this; each edge adds its own chance, so that th
 TELL_SECONDS = 10.0            # one log line an outage and ten seconds is enough
 FETCH_ROWS = 250               # of a resync at a time: some 2 ms of decoding
 SNAPSHOT_SECONDS = 1.0         # a change is on disk this much later, or
+SNAPSHOT_RETRY_SECONDS = 30.0  # after a failure: a full disk is not made better by trying
 SNAPSHOT_REST = 20             # 20 times what the last write took: a large catalog that changes all day costs 5 %
 
 
@@ -248,14 +249,16 @@ class Catalog(CatalogMemory):
             await self._unsaved.wait()
             await asyncio.sleep(max(SNAPSHOT_SECONDS, SNAPSHOT_REST * took))
             begun = time.monotonic()
-            await self._save()
-            took = time.monotonic() - begun
+            saved = await self._save()
+            took = time.monotonic() - begun if saved else SNAPSHOT_RETRY_SECONDS / SNAPSHOT_REST
 
-    async def _save(self) -> None:
+    async def _save(self) -> bool:
         self._unsaved.clear()
         try:
             await catalog_snapshot.write(self._folder, self)
-            self.snapshots_written += 1
         except OSError as exc:
             self._unsaved.set()
             log.warning("catalog: the snapshot could not be written: %s", exc)
+            return False
+        self.snapshots_written += 1
+        return True
