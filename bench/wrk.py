@@ -1,0 +1,57 @@
+"""wrk as the load generator: closed loop, keep-alive connections, one thread. Its latencies hide queueing; its rates are peaks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bench.machine import LOAD_CORE, on_core
+
+CONNECTIONS: Final = 64    # enough that one loop iteration finds several requests waiting, as under real load
+SERIAL: Final = b"\x01"    # in a request: a number that is used once
+
+_serials = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What wrk saw in one run. `completed` were answered whole; up to one a connection was under way when it stopped."""
+
+    completed: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def per_second(self) -> float:
+        return self.completed / self.seconds
+
+
+def load(port: int, requests: Sequence[bytes], *, seconds: int, connections: int = CONNECTIONS) -> Answers:
+    """Send the requests in turn to 127.0.0.1:port. Raises click.ClickException when one was refused or a connection broke."""
+    with tempfile.NamedTemporaryFile(prefix="tracker-bench-requests-") as file:
+        file.write(b"\0".join(requests))
+        file.flush()
+        script = str(Path(__file__).with_suffix(".lua"))
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", script]
+        environment = {**os.environ, "BENCH_REQUESTS": file.name, "BENCH_SERIAL": str(next(_serials) * 10**9)}
+        done = subprocess.run(
+            on_core(LOAD_CORE, [*command, f"http://127.0.0.1:{port}"]), env=environment, capture_output=True, text=True,
+            timeout=seconds + 60, check=False,
+        )
+    _, found, line = done.stdout.partition("RESULT ")
+    if done.returncode or not found:
+        raise click.ClickException(f"wrk failed: {done.stderr or done.stdout}")
+    seen = json.loads(line.splitlines()[0])
+    if seen["refused"] or seen["broken"]:
+        raise click.ClickException(f"of {seen['requests']} requests {seen['refused']} were refused and {seen['broken']} broke off")
+    return Answers(seen["requests"], seen["microseconds"] / 1e6, seen["p50_us"] / 1e3, seen["p99_us"] / 1e3)
