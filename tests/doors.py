@@ -25,6 +25,7 @@ from tracker.storage.refusals import Refusals
 from tracker.storage.spool import Spool
 from tracker.storage.spool_reader import LogReader
 from tracker.storage.unjournalled import UnjournalledRecorder
+from tracker.web import postback_intake
 from tracker.web.postback import PostbackDoor
 
 KEYRING = Keyring(((0, b"0123456789abcdef"),))
@@ -70,6 +71,12 @@ class Door:
         link = program if link is None else link
         return self._ids.make(self.now_ms, link, encode(link, 6), test=test, not_spooled=not spooled)[1].decode()
 
+    async def disconnect(self) -> None:
+        """From now on PostgreSQL is away, as far as the door knows."""
+        await self.catalog.stop()
+        await self.recorder.stop()
+        self.catalog.database_away = True
+
     async def send(self, method: str = "GET", path: str = "/postback", **options: Any) -> tuple[int, Any]:
         """Status and JSON of one request; `params` may be a raw query string."""
         async with self.http.request(method, self.url + path, **options) as response:
@@ -80,17 +87,21 @@ class Door:
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
         """Meanwhile nothing can be recorded: somebody holds the table that every group needs."""
+        patience, postback_intake.COMMIT_SECONDS = postback_intake.COMMIT_SECONDS, 0.3
         async with self.db.transaction():
             await self.db.execute("LOCK TABLE conversion_state IN ACCESS EXCLUSIVE MODE")
             yield
+        postback_intake.COMMIT_SECONDS = patience
 
     async def log(self) -> list[asyncpg.Record]:
         return await self.db.fetch("SELECT * FROM postback_log ORDER BY received_at, outcome")
 
 
 @asynccontextmanager
-async def open_door(dsn: str, folder: Path) -> AsyncIterator[Door]:
-    """The door over an empty database with schema, its spool in `folder`."""
+async def open_door(dsn: str, folder: Path, *, commit_seconds: float = 30.0) -> AsyncIterator[Door]:
+    """The door over an empty database with schema, its spool in `folder`. On a busy machine a commit may take longer than
+    the door waits: here it waits until the commit came, but while `locked`."""
+    usual, postback_intake.COMMIT_SECONDS = postback_intake.COMMIT_SECONDS, commit_seconds
     db = await asyncpg.connect(dsn)
     await db.execute(_SETUP)
     await db.executemany(
@@ -142,3 +153,4 @@ async def open_door(dsn: str, folder: Path) -> AsyncIterator[Door]:
             unjournalled.close()
             spool.close()
             await db.close()
+            postback_intake.COMMIT_SECONDS = usual

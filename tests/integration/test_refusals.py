@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from doors import OPEN, OTHER, OTHER_TOKEN, SHOP, SHOP_TOKEN, Door, open_door
 
+from tracker.domain.click_id import ClickIdMaker, Keyring, encode
 from tracker.domain.refusal import Reason
 from tracker.storage import refusals as refusals_module
 from tracker.storage.refusals import MOST_WAITING, PER_SECOND, Refusal, Refusals
@@ -41,13 +42,13 @@ async def refuse(door: Door, **changes: str) -> None:
     await until(lambda: door.refusals.written == sum(door.refusals.counts.values()))
 
 
-async def retry(dsn: str, folder: Path, *arguments: str) -> str:
-    """What `tracker postbacks retry` prints, run as people run it."""
+async def retry(dsn: str, folder: Path, *arguments: str, keys: str = "") -> str:
+    """What `tracker postbacks retry` prints, run as people run it; `keys` are further TRACKER_SECRET_KEYS."""
     environ = {
         **os.environ,
         "TRACKER_DATABASE_URL": dsn,
         "TRACKER_SPOOL_DIR": str(folder),
-        "TRACKER_SECRET_KEYS": "0:" + base64.b64encode(b"0123456789abcdef").decode(),
+        "TRACKER_SECRET_KEYS": "0:" + base64.b64encode(b"0123456789abcdef").decode() + keys,
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tracker", "postbacks", "retry", *arguments,
@@ -155,6 +156,20 @@ async def test_a_retry_never_believes_what_nobody_vouched_for(door: Door, dsn: s
     assert "nothing to play again" != (said := await retry(dsn, tmp_path))
     assert "1 refused: bad_amount" == said
     assert 0 == await door.db.fetchval("SELECT count(*) FROM conversion_state")
+
+
+async def test_a_retry_with_a_key_that_was_missing_here_still_asks_who_vouched(
+    door: Door, dsn: str, tmp_path: Path
+) -> None:
+    """An edge that lacked the newest key refused good sales, and bad ones of whoever held a click id."""
+    newer = ClickIdMaker(keyring=Keyring(((1, b"fedcba9876543210"),)), worker=2, random_counter=lambda: 0)
+    click = newer.make(door.now_ms, SHOP, encode(SHOP, 6), not_spooled=True)[1].decode()
+    await refuse(door, click_id=click, token="wrong")
+    await refuse(door, click_id=click, txid="A2")
+    assert "2 refused: unknown_key" == await retry(dsn, tmp_path)
+    keys = ",1:" + base64.b64encode(b"fedcba9876543210").decode()
+    assert "1 recorded 1 refused: bad_token" == await retry(dsn, tmp_path, keys=keys)
+    assert "A2" == await door.db.fetchval("SELECT txid FROM conversion_state")
 
 
 async def test_a_retry_after_the_program_was_made(door: Door, dsn: str, tmp_path: Path) -> None:

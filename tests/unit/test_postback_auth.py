@@ -35,7 +35,8 @@ def test_headers_win_over_parameters_and_two_tokens_are_none() -> None:
     """Mixing the one's timestamp with the other's signature would be a message nobody signed."""
     secrets = {"sig": "s", "sig_ts": "1", "token": "t"}
     assert Signature("1", "s", b"x") == Sender("ip", signed=b"x").proof(secrets).signature
-    assert Signature("2", "h", b"x") == Sender("ip", timestamp="2", hex_digest="h", signed=b"x").proof(secrets).signature
+    signing = Sender("ip", timestamp="2", hex_digest="h", signed=b"x")
+    assert Signature("2", "h", b"x") == signing.proof(secrets).signature
     assert "t" == Sender("ip", bearer="t").proof(secrets).token
     with pytest.raises(Refused) as caught:
         Sender("ip", bearer="other").proof(secrets)

@@ -86,7 +86,7 @@ def test_a_limited_sender_has_no_say_in_the_status() -> None:
         ("amount=0.1234567", Reason.BAD_AMOUNT), ("amount=%2B1", Reason.BAD_AMOUNT), ("amount=0x10", Reason.BAD_AMOUNT),
         ("amount=1&currency=XXZ", Reason.BAD_CURRENCY), ("currency=E", Reason.BAD_CURRENCY),
         ("status=paid", Reason.BAD_STATUS),
-        ("ts=0", Reason.BAD_TS), ("ts=1", Reason.BAD_TS), ("ts=yesterday", Reason.BAD_TS),
+        ("ts=0", Reason.BAD_TS), ("ts=946684799", Reason.BAD_TS), ("ts=yesterday", Reason.BAD_TS),
         ("ts=2026-09-21T10:00:00", Reason.BAD_TS), ("ts=2026-13-41T10:00:00Z", Reason.BAD_TS),
         (f"ts={NOW_MS // 1000 + 86_401}", Reason.BAD_TS), ("ts=99999999999999", Reason.BAD_TS),
         ("ts=0001-01-01T00:00:00%2B23:59", Reason.BAD_TS),

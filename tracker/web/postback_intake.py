@@ -175,7 +175,8 @@ class Intake:
                 self._conclude(case, answer or NotKept(Reason.UNAVAILABLE), now_ms)
             return
         futures = [self._recorder.submit(message) for message in messages]
-        patience = give_up_at - asyncio.get_running_loop().time() if self._recorder.connected else AWAY_SECONDS
+        away = self._catalog.database_away and not self._recorder.connected
+        patience = AWAY_SECONDS if away else give_up_at - asyncio.get_running_loop().time()
         await asyncio.wait(futures, timeout=max(0.0, patience))
         committed = [_committed(future) for future in futures]
         synced = None in committed and await self._sync()
