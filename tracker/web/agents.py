@@ -22,6 +22,7 @@ from tracker.storage.countries import CountryReader
 
 USER_AGENT_LIMIT = 512     # bytes kept; real ones end near 300
 REFERRER_LIMIT = 1024
+NAME_LIMIT = 64            # of an operating system or browser
 MEMO_LIMIT = 16_384        # distinct values kept: some 10 MB a worker at worst; half as many made a rich load miss
 
 Address = IPv4Address | IPv6Address
@@ -87,8 +88,13 @@ def judge_agent(raw: bytes) -> Agent:
         device = b"desktop"
     else:
         device = b"other"
-    columns = text(device) + text(os.encode()[:64] if os else None) + text(browser.encode()[:64] if browser else None) + text(kept)
+    columns = text(device) + text(_name(os)) + text(_name(browser)) + text(kept)
     return Agent(columns, flags)
+
+
+def _name(family: str | None) -> bytes | None:
+    """Some families are the user agent's own words: cut between characters, since half a character cannot be stored."""
+    return clean(family.encode(), NAME_LIMIT)[0] if family else None
 
 
 class Referrer(NamedTuple):

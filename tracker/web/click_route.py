@@ -70,7 +70,8 @@ def click_routes(desk: Desk, places: Places) -> list[web.RouteDef]:
             },
         )
 
-    return [web.get("/c/{slug:.*}", click), web.post("/c/{slug:.*}", click)]
+    path = r"/c/{slug:[\s\S]*}"      # escaped line ends too: people's programs append them
+    return [web.get(path, click), web.post(path, click)]
 
 
 def _first(request: web.Request, name: str) -> bytes:

@@ -96,7 +96,7 @@ class Redirector:
             query = parse_visit_query(raw_query)
             if query.changed:
                 flags |= CLEANED
-            if link.allow_test and query.rest.get("test") == "1":
+            if link.allow_test and query.first("test") == b"1":
                 flags |= TEST
             if channel is None and "utm_source" in query.rest:
                 channel = query.first("utm_source").lower()[:CHANNEL_LIMIT].decode("utf-8", "ignore").encode() or None
