@@ -123,6 +123,7 @@ class Proxy:
                 return
 
     async def close(self) -> None:
+        """Reset every open connection."""
         for task in list(self._open):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
@@ -140,7 +141,10 @@ async def proxied(dsn: str) -> AsyncIterator[Proxy]:
     """A proxy on 127.0.0.1 to the server that `dsn` names."""
     parts = urllib.parse.urlsplit(dsn)
     proxy = Proxy(dsn)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    listening = socket.create_server(("127.0.0.1", 0))
+    # Little room, so that a held COPY stops the writer as it does over a long and thin line.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+    server = await asyncio.start_server(proxy.serve, sock=listening)
     port = server.sockets[0].getsockname()[1]
     user = f"{parts.username}@" if parts.username else ""
     proxy.dsn = f"postgresql://{user}127.0.0.1:{port}{parts.path}?sslmode=disable"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,24 @@ async def test_a_backend_stuck_inside_copy_is_ended_by_name(dsn: str, tmp_path: 
         await eventually(lambda: _is_gone(db, first))
         assert bystander == await db.fetchval("SELECT pg_backend_pid()")
         await assert_conserved(db, spool.spool_id, 3000)
+
+
+async def test_a_reset_is_noticed_while_a_copy_waits_for_room_to_write(dsn: str, tmp_path: Path) -> None:
+    """The driver waits there without looking: unnoticed, each lost connection would cost a whole deadline."""
+    async with proxied(dsn) as proxy, database(dsn) as db, live_spool(tmp_path, segment_bytes=2**22) as spool:
+        for _ in range(4):
+            spool.append([click_row(user_agent=b"x" * 1000) for _ in range(300)])
+        shipper = spool.shipper(proxy.dsn, batch_seconds=60.0)
+        connection: Any = await shipper._claimed()
+        transport = connection._transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+        fault = proxy.fault = Fault("up", "hold", on=b"PGCOPY")
+        draining = asyncio.create_task(shipper.drain(20))
+        await fault.struck.wait()
+        await eventually(lambda: transport.get_write_buffer_size() > 0)
+        await proxy.close()
+        assert await draining
+        await assert_conserved(db, spool.spool_id, 1200)
 
 
 async def _is_gone(db: Any, pid: int) -> bool:
