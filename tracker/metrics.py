@@ -74,7 +74,7 @@ FAMILIES: Final = (
     Family("tracker_database_up", "gauge", "Processes whose last word with PostgreSQL was good."),
     Family("tracker_connections", "gauge", "Open connections on the public port."),
     Family("tracker_connections_refused_total", "counter", "Connections closed at once because of the limit."),
-    Family("tracker_partitions_ahead_days", "gauge", "Days ahead of today that have a partition."),
+    Family("tracker_partitions_ahead_seconds", "gauge", "How far ahead of today days have a partition."),
     Family("tracker_stray_rows", "gauge", "Rows in clicks_stray. Must stay 0."),
     Family("tracker_clock_offset_seconds", "gauge", "This machine's clock less PostgreSQL's, the greatest of all processes."),
     Family("tracker_ready", "gauge", "Worker processes that are ready: catalog loaded, spool writable, not draining."),
@@ -86,7 +86,7 @@ FAMILIES: Final = (
 # Gauges that are not sums over processes, but the least or the greatest of them.
 _OLDEST: Final = {"tracker_catalog_refresh_timestamp_seconds"}
 _GREATEST: Final = {"tracker_ship_delay_seconds", "tracker_clock_offset_seconds", "tracker_event_loop_lag_seconds",
-                    "tracker_pending_postbacks", "tracker_partitions_ahead_days", "tracker_stray_rows"}
+                    "tracker_pending_postbacks", "tracker_partitions_ahead_seconds", "tracker_stray_rows"}
 _MICRO: Final = 1_000_000     # gauges and sums of seconds are kept in millionths: slots are whole numbers
 
 _OFFSET: dict[str, int] = {}

@@ -114,7 +114,7 @@ class Control:
                         assert found is not None
                         self._page.set("tracker_pending_postbacks", found["pending"])
                         self._page.set("tracker_stray_rows", found["strays"])
-                        self._page.set("tracker_partitions_ahead_days", found["days_ahead"] or 0)
+                        self._page.set("tracker_partitions_ahead_seconds", (found["days_ahead"] or 0) * 86_400)
                         self._page.set("tracker_clock_offset_seconds", abs((before + time.time()) / 2 - found["now"]))
                         await asyncio.sleep(GAUGES_SECONDS)
                 finally:
