@@ -326,6 +326,7 @@ CREATE TABLE IF NOT EXISTS conversion_state (
     updated_at        timestamptz NOT NULL DEFAULT now()
 );
 
+CREATE INDEX IF NOT EXISTS conversion_state_created ON conversion_state (created_at, conversion_id);   -- lists
 CREATE INDEX IF NOT EXISTS conversion_state_unconfirmed ON conversion_state (program_id, created_at) WHERE unconfirmed;   -- the cap
 CREATE INDEX IF NOT EXISTS conversion_state_from_id ON conversion_state (created_at) WHERE credit = 'id';   -- rows to attach
 

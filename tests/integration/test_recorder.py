@@ -326,6 +326,14 @@ async def test_open_doors_make_so_many_pending_conversions_a_day(dsn: str, db: A
     assert {"pending": 2, "approved": 1} == dict(await db.fetch("SELECT status, count(*)::int FROM conversion_state GROUP BY 1"))
 
 
+async def test_a_coupon_of_any_alphabet_credits_its_partner(dsn: str, db: Any, tmp_path: Path) -> None:
+    """lower() in PostgreSQL does not know every alphabet: the door would find a coupon that the decision does not."""
+    await db.execute("UPDATE coupons SET code = 'STRAßE10'")
+    async with edge(dsn, tmp_path) as shop:
+        assert "recorded" == (await shop.post(sale(None, coupon="strasse10"))).status
+    assert ("coupon", 17) == tuple(await db.fetchrow("SELECT credit, partner_id FROM conversion_state"))
+
+
 async def test_credit_by_coupon_from_id_and_to_nobody(dsn: str, db: Any, tmp_path: Path) -> None:
     unspooled = (int.from_bytes(click_id(), "big") | 1 << 82).to_bytes(16, "big")
     async with edge(dsn, tmp_path) as shop:

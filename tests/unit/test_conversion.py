@@ -11,7 +11,7 @@ from tracker.domain.commission import CommissionTerm, Money, commission, find_te
 from tracker.domain.conversion import Conversion, Outcome, Step, Timed, attach, decide, fold
 from tracker.domain.conversion_id import key_of
 from tracker.domain.postback import Postback, Status
-from tracker.domain.program import Coupon
+from tracker.domain.program import Coupon, coupon_key
 
 DAY = 86_400_000
 CLICKED = 20_000 * DAY
@@ -219,3 +219,9 @@ def test_commission_is_rounded_once_in_its_currency() -> None:
 def test_an_id_says_whether_its_row_will_come() -> None:
     assert was_spooled(CLICK)
     assert not was_spooled((CLICKED << 83 | 1 << 82).to_bytes(16, "big"))
+
+
+def test_a_coupon_is_known_however_its_letters_are_written():
+    """Shop and catalog write codes in their own case and Unicode form: the doors and the decision must agree on one."""
+    assert coupon_key("  STRASSE ") == coupon_key("straße")
+    assert coupon_key("cafe\u0301") == coupon_key("CAFÉ")

@@ -49,7 +49,7 @@ class LinkOwner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramFacts:
-    """All that deciding about a program's conversions needs. `coupons` by code in lower case."""
+    """All that deciding about a program's conversions needs. `coupons` by coupon_key of the code."""
 
     program_id: int
     several_per_key: bool = False

@@ -18,6 +18,7 @@ from tracker.domain.click_id import uuid_time_ms
 from tracker.domain.commission import NOTHING, Money, commission, find_term
 from tracker.domain.conversion_id import ConversionKey
 from tracker.domain.postback import Postback, Status
+from tracker.domain.program import coupon_key
 
 NOT_CREDITED = Credit()
 
@@ -190,7 +191,7 @@ def _absorb(known: Conversion, message: Postback) -> Conversion:
         told_ms=_least(known.told_ms, message.ts_ms),
         # Messages may name different coupons without being in conflict. The alphabetically first counts: arbitrary, but
         # the same in every order of arrival.
-        coupon=_least(known.coupon, None if message.coupon is None else message.coupon.strip().lower()),
+        coupon=_least(known.coupon, None if message.coupon is None else coupon_key(message.coupon)),
     )
 
 

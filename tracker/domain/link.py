@@ -21,6 +21,7 @@ DESTINATION_LIMIT = 2048     # characters; with what macros add, a Location must
 WRITTEN_LIMIT = 3072         # bytes, international characters percent-encoded
 SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
+_NO_URL = re.compile(r"""[\x00-\x20\x7f\\<>"^`|\s\ud800-\udfff]""")
 _AUTHORITY = re.compile(r"(?i:https?)://")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _MACRO = re.compile(r"\{([^{}]*)\}?")
@@ -78,9 +79,9 @@ def parse_template(text: str, constants: dict[str, str] | None = None, *, field:
 
     if len(text) > DESTINATION_LIMIT:
         raise refuse(DESTINATION_LIMIT, f"longer than {DESTINATION_LIMIT} characters")
-    for position, char in enumerate(text):
-        if char <= " " or char == "\x7f" or char in '\\<>"^`|' or char.isspace() or "\ud800" <= char <= "\udfff":
-            raise refuse(position, "this character cannot stand in a URL; percent-encode it")
+    strange = _NO_URL.search(text)
+    if strange:
+        raise refuse(strange.start(), "this character cannot stand in a URL; percent-encode it")
     scheme = _AUTHORITY.match(text)
     if not scheme:
         raise refuse(0, "must begin with http:// or https://")

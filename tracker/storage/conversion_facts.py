@@ -15,7 +15,7 @@ from tracker.domain.attribution import DAY_MS, Facts, LinkOwner, ProgramFacts, P
 from tracker.domain.click_id import uuid_time_ms
 from tracker.domain.commission import CommissionTerm
 from tracker.domain.postback import STATUS_BY_WORD
-from tracker.domain.program import Coupon
+from tracker.domain.program import Coupon, coupon_key
 from tracker.storage import conversion_sql as sql
 from tracker.storage.conversion_rows import ms_of
 from tracker.storage.postgres import Connection, Record
@@ -44,7 +44,7 @@ async def read_facts(
     connection: Connection, programs: Mapping[int, Record], *,
     link_ids: Collection[int], coupons: Collection[str], clicks: Iterable[bytes],
 ) -> Facts:
-    """Facts about these programs (rows of PROGRAMS), links and coupons (lower case); `clicks` are those known to be here."""
+    """Facts about these programs (rows of PROGRAMS), links and coupons (coupon_key); `clicks` are those known to be here."""
     program_ids = list(programs)
     links = {
         row["link_id"]: LinkOwner(row["program_id"], row["partner_id"])
@@ -52,7 +52,7 @@ async def read_facts(
     }
     by_code: defaultdict[int, dict[str, Coupon]] = defaultdict(dict)
     for row in await connection.fetch(sql.COUPONS, program_ids, list(coupons)) if coupons else []:
-        by_code[row["program_id"]][row["key"]] = _coupon(row)
+        by_code[row["program_id"]][coupon_key(row["code"])] = _coupon(row)
     by_coupon = {coupon.partner_id for found in by_code.values() for coupon in found.values()}
     partners = list(by_coupon | {link.partner_id for link in links.values()})
 

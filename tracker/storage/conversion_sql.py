@@ -23,9 +23,10 @@ PROGRAM_TERMS: Final = """
     SELECT program_id, valid_from, window_days, default_status FROM program_terms WHERE program_id = ANY($1::int[])
 """
 LINKS: Final = "SELECT link_id, program_id, partner_id FROM links WHERE link_id = ANY($1::int[])"
+# lower() knows only some alphabets under some locales: codes that are not ASCII are compared by coupon_key, in Python.
 COUPONS: Final = """
-    SELECT coupon_id, program_id, partner_id, code, lower(code) AS key, valid_from, valid_to
-      FROM coupons WHERE program_id = ANY($1::int[]) AND lower(code) = ANY($2::text[])
+    SELECT coupon_id, program_id, partner_id, code, valid_from, valid_to
+      FROM coupons WHERE program_id = ANY($1::int[]) AND (lower(code) = ANY($2::text[]) OR code ~ '[^ -~]')
 """
 COMMISSIONS: Final = """
     SELECT program_id, partner_id, event, valid_from, kind, rate, amount, currency

@@ -18,6 +18,7 @@ from tracker.domain.attribution import Facts
 from tracker.domain.conversion import Conversion, Outcome, Step, attach, decide, fold
 from tracker.domain.conversion_id import ConversionKey
 from tracker.domain.postback import Postback, Status
+from tracker.domain.program import coupon_key
 from tracker.storage import conversion_sql as sql
 from tracker.storage.conversion_facts import find_clicks, read_facts
 from tracker.storage.conversion_rows import (
@@ -165,7 +166,7 @@ async def _facts_for(
     stored = list(stored)
     unsure = {c.click_id for c in stored if c.click_id is not None and c.credit.kind != "click"} - here
     links = {m.link_id for m in messages if m.link_id is not None} | {c.link_id for c in stored if c.link_id is not None}
-    coupons = {m.coupon.strip().lower() for m in messages if m.coupon} | {c.coupon for c in stored if c.coupon is not None}
+    coupons = {coupon_key(m.coupon) for m in messages if m.coupon} | {c.coupon for c in stored if c.coupon is not None}
     clicks = here | await find_clicks(connection, unsure)
     return await read_facts(connection, programs, link_ids=links, coupons=coupons, clicks=clicks)
 
