@@ -125,7 +125,8 @@ class Edge:
             self._shipper.run(), self._recorder.run(), self._dead.run(), self._keep_number(),
             _every(interval, self._sync_spool), _every(1.0, self._each_second), _every(5.0, self._prune),
         ):
-            self._tasks.append(loop.create_task(work))
+            self._tasks.append(task := loop.create_task(work))
+            task.add_done_callback(self._watch)
         gc.collect()
         gc.freeze()           # what lives for ever need not be looked through: its pauses were 30 ms with 100,000 links
         for listening in self._sockets:
@@ -172,6 +173,12 @@ class Edge:
         self._publish()
 
     # What goes on beside
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        """None of these ends by itself: one that does has met a mistake of ours, and a worker without it must not go on."""
+        if not self._draining and not task.cancelled():
+            log.error("a task of this worker ended; it is replaced", exc_info=task.exception())
+            self.unfit.set()
 
     async def _apply_journal(self, spool: DeadSpool) -> bool:
         return await apply_journal(self._dsn, spool.spool_id, spool.journal)
