@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import io
 import json
 import os
 import signal
@@ -20,7 +18,6 @@ from doors import (
     LISTED,
     OLD_TOKEN,
     OPEN,
-    OTHER,
     OTHER_TOKEN,
     SHOP_TOKEN,
     SIGNED,
@@ -318,139 +315,3 @@ async def test_an_edge_that_knows_nothing_turns_nobody_away(door: Door) -> None:
         options: dict[str, Any] = {"json": {"click_id": door.click(), "token": SHOP_TOKEN}}
         status, problem = await door.send("POST", path, headers={"Authorization": f"Bearer {SHOP_TOKEN}"}, **options)
         assert (503, "unavailable") == (status, problem["code"])
-
-
-@pytest.mark.parametrize(
-    "headers", [{"Sec-Purpose": "prefetch;prerender"}, {"Purpose": "prefetch"}, {"X-Moz": "Prefetch"}]
-)
-async def test_a_prefetch_never_converts(door: Door, headers: dict[str, str]) -> None:
-    """A browser that only may show a page must not report its sale."""
-    status, problem = await door.send(params={"click_id": door.click(), "token": SHOP_TOKEN}, headers=headers)
-    assert (400, "prefetch", 0) == (status, problem["code"], door.spool.journal.next_seq)
-
-
-@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
-async def test_other_methods_never_convert(door: Door, method: str) -> None:
-    """Link checkers send HEAD to whatever they find in a mail."""
-    status, _ = await door.send(method, params={"click_id": door.click(), "token": SHOP_TOKEN})
-    assert (405, "GET, POST", 0) == (status, door.headers["Allow"], door.spool.journal.next_seq)
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"data": gzip.compress(b"a=b"), "headers": {"Content-Encoding": "gzip"}}, (400, "content_encoding")),
-        ({"data": b"x" * 65_537, "headers": {"Content-Type": "application/json"}}, (413, "too_large")),
-        ({"data": b"x", "headers": {"Content-Type": "text/plain"}}, (415, "unsupported_type")),
-        ({"data": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, (415, "unsupported_type")),
-        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, (400, "bad_body")),
-        ({"data": b"[{}]", "headers": {"Content-Type": "application/json"}}, (400, "bad_body")),
-        ({"data": b"[" * 65_000, "headers": {"Content-Type": "application/json"}}, (400, "bad_body")),
-    ],
-)
-async def test_bodies_that_are_none_are_refused(door: Door, options: dict[str, Any], expected: tuple[int, str]) -> None:
-    """No body may cost more than 64 KiB of memory or end in a 500."""
-    status, problem = await door.send("POST", **options)
-    assert expected == (status, problem["code"])
-
-
-async def test_a_body_without_a_declared_length_is_cut_at_the_limit(door: Door) -> None:
-    """A chunked body of any size must not be gathered to be measured."""
-
-    async def endless() -> AsyncIterator[bytes]:
-        for _ in range(200):
-            yield b"a=b&" * 256
-
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    status, problem = await door.send("POST", data=endless(), headers=headers)
-    assert (413, "too_large") == (status, problem["code"])
-
-
-async def test_a_body_that_never_comes_is_given_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sender that stalls must not hold a connection for ever."""
-    monkeypatch.setattr("tracker.web.postback.BODY_SECONDS", 0.05)
-    host, port = door.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"POST /postback HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{")
-    answer = await asyncio.wait_for(reader.readuntil(b"}"), 5)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b'"slow_body"' in answer
-    assert b"Connection: close" in answer
-    writer.close()
-
-
-@pytest.mark.parametrize(
-    "query", [b"%", b"%zz=%", b"&&&==", b"click_id=%ff%fe&txid=%00", b"a" * 7000, b"token=%ff&click_id"]
-)
-async def test_odd_queries_are_answered_never_a_500(door: Door, query: bytes) -> None:
-    """Whatever a template produces must end in an answer its author can read."""
-    host, port = door.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"GET /postback?" + query + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    answer = await asyncio.wait_for(reader.read(), 5)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    writer.close()
-
-
-async def test_an_array_has_an_outcome_per_item(door: Door) -> None:
-    """One bad line of a thousand must not cost the other 999."""
-    items: list[Any] = [{"click_id": door.click(), "txid": f"n{n}", "amount": n} for n in range(5)]
-    items[1]["click_id"] = "forged"
-    items[2]["amount"] = "1,5"
-    items[3]["click_id"] = door.click(OTHER)
-    headers = {"Authorization": f"Bearer {SHOP_TOKEN}"}
-    status, results = await door.send("POST", "/v1/conversions", json=items, headers=headers)
-    assert 200 == status
-    assert ["recorded", 400, 400, 403, "recorded"] == [result["status"] for result in results]
-    assert ["bad_click_id", "bad_amount", "wrong_program"] == [result["code"] for result in results[1:4]]
-    status, result = await door.send("POST", "/v1/conversions", json=items[0], headers=headers)
-    assert (200, "duplicate", results[0]["conversion_id"]) == (status, result["status"], result["conversion_id"])
-    status, problem = await door.send("POST", "/v1/conversions", json=items[1], headers=headers)
-    assert (400, "bad_click_id") == (status, problem["code"])
-
-
-async def test_an_array_needs_its_bearer_before_its_body_is_read(door: Door) -> None:
-    """A megabyte is read for known senders only; the token in the body comes too late."""
-    big = b"[" + b",".join(b'{"txid":"%s"}' % (b"x" * 200) for _ in range(500)) + b"]"
-    json_type = {"Content-Type": "application/json"}
-    for authorization, expected in (
-        (None, 401),
-        ("Bearer wrong", 401),
-        ("Basic x", 401),
-        (f"Bearer {SHOP_TOKEN}", 200),
-    ):
-        headers = json_type | ({"Authorization": authorization} if authorization else {})
-        assert expected == (await door.send("POST", "/v1/conversions", data=big, headers=headers))[0]
-    known = json_type | {"Authorization": f"Bearer {SHOP_TOKEN}"}
-    too_many = json.dumps([{}] * 1001).encode()
-    for body, expected_code in ((too_many, "bad_body"), (b"[]", "bad_body"), (b"x" * (2**20 + 1), "too_large")):
-        _, problem = await door.send("POST", "/v1/conversions", data=io.BytesIO(body), headers=known)
-        assert expected_code == problem["code"]
-    assert 405 == (await door.send("GET", "/v1/conversions", headers=known))[0]
-
-
-async def test_an_idempotency_key_tells_items_apart_where_one_key_holds_several(door: Door) -> None:
-    """A shop with several conversions per order that repeats a timed-out request must not sell twice."""
-    await door.db.execute("UPDATE programs SET several_per_key = true WHERE program_id = 1")
-    while not door.catalog.programs[1].several_per_key:
-        await asyncio.sleep(0.01)
-    items = [{"click_id": door.click(), "txid": "same", "amount": 1}] * 2
-    headers = {"Authorization": f"Bearer {SHOP_TOKEN}", "Idempotency-Key": "batch-1"}
-    for expected in ("recorded", "duplicate"):
-        _, results = await door.send("POST", "/v1/conversions", json=items, headers=headers)
-        assert [expected] * 2 == [result["status"] for result in results]
-    headers["Idempotency-Key"] = "with space"
-    assert "bad_idempotency_key" == (await door.send("POST", "/v1/conversions", json=items, headers=headers))[1]["code"]
-
-
-async def test_an_array_that_nobody_can_keep_asks_to_be_sent_again(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 200 around a thousand 503s would be read as success."""
-
-    def fail(_rows: list[bytes]) -> int:
-        raise SpoolUnavailable("no space")
-
-    monkeypatch.setattr(door.spool.journal, "append", fail)
-    items = [{"click_id": door.click(), "amount": 1}] * 2
-    headers = {"Authorization": f"Bearer {SHOP_TOKEN}"}
-    async with door.locked():
-        assert 503 == (await door.send("POST", "/v1/conversions", json=items, headers=headers))[0]
