@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from shipping import database
 
+from tracker.storage.dead_spool import find_spools
 from tracker.storage.worker_numbers import NoNumberError, confirm, note_shipped, reclaim, take, top_up
 
 
@@ -44,6 +45,13 @@ async def test_processes_that_start_together_take_different_numbers(dsn: str, tm
         await top_up(db, tmp_path)
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         assert 4 == len(set(pool.map(take, [tmp_path] * 4)))
+
+
+async def test_the_stock_is_not_taken_for_a_spool(dsn: str, tmp_path: Path) -> None:
+    """Whoever clears away dead spools looks at every directory beside it, and would take the lock of the stock with it."""
+    async with database(dsn) as db:
+        await top_up(db, tmp_path)
+    assert [] == find_spools(tmp_path)
 
 
 async def test_a_copied_stock_is_not_used(dsn: str, tmp_path: Path) -> None:

@@ -121,10 +121,13 @@ async def reclaim(connection: Connection) -> int:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[Path]:
-    """The stock's directory, made if missing, with its lock held against other processes while a few files change."""
+    """The stock's directory, made if missing, and locked itself against other processes while a few files change.
+
+    A lock file in it would make it look like a spool nobody writes, whose lock goes when it is cleared away.
+    """
     stock = root / "numbers"
     stock.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(stock / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(stock, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield stock
