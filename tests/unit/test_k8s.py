@@ -12,6 +12,7 @@ import pytest
 import yaml
 from support import missing
 
+from tracker.app.edge import DRAIN_SECONDS
 from tracker.setting_values import byte_count
 from tracker.settings import Role, Settings, settings_table
 
@@ -22,7 +23,7 @@ K8S = Path(__file__).parents[2] / "k8s"
 kubernetes_validate: Any = importlib.import_module("kubernetes_validate")  # has no types
 
 # What a process may take from SIGTERM to exit: answers in flight, closing connections, the last COPY and fsync.
-DRAIN_SECONDS = 25
+
 
 WORKLOADS = ("StatefulSet", "Deployment", "Job")
 SERVERS = ("StatefulSet", "Deployment")

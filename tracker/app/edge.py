@@ -49,7 +49,9 @@ log = logging.getLogger(__name__)
 
 SERVE_ON_SECONDS = 2.0        # after SIGTERM, while balancers notice that we are unready
 CONNECTIONS_SECONDS = 8.0     # for connections to end, then; a postback takes 1.5 at most
+HANDLERS_SECONDS = 2.0        # for what still runs after that
 STORE_SECONDS = 10.0          # to ship and record what is left; what is not stays in the spool for the next start
+DRAIN_SECONDS = SERVE_ON_SECONDS + CONNECTIONS_SECONDS + 2 * HANDLERS_SECONDS + STORE_SECONDS   # at most; k8s/ must grant more
 CONNECTION_LIMIT = 20_000     # a worker's; with 4 KiB a connection some 80 MB
 CLOCK_TOLERANCE_SECONDS = 2.0
 
@@ -115,7 +117,9 @@ class Edge:
             catalog=self._catalog, keyring=keyring, journal=Journal(self._spool.journal, self._spool_id), recorder=self._recorder,
             unjournalled=self._unjournalled, refusals=self._refusals, client_ip=lambda request: places.of_request(request).ip,
         )
-        self._runner = web.AppRunner(_public_app(self._desk, places, self._door), access_log=None)
+        self._runner = web.AppRunner(
+            _public_app(self._desk, places, self._door), access_log=None, shutdown_timeout=HANDLERS_SECONDS
+        )
         await self._runner.setup()
         assert self._runner.server is not None
         self._lanes = Lanes(desk=self._desk, places=places, server=self._runner.server, connection_limit=CONNECTION_LIMIT)
@@ -155,6 +159,7 @@ class Edge:
                 await asyncio.sleep(0.1)         # what has just been accepted may send its request
                 while self._lanes.close_idle():  # noqa: ASYNC110 - each turn also closes what has become idle
                     await asyncio.sleep(0.02)
+        await self._runner.cleanup()             # ends handlers that still run; what they took is in the journal
         self._desk.flush()
         stored = await asyncio.gather(
             self._shipper.drain(STORE_SECONDS), self._recorder.drain(STORE_SECONDS), self._refusals.stop(),
@@ -169,7 +174,6 @@ class Edge:
         with contextlib.suppress(SpoolUnavailable):
             await self._spool.sync()
         self._spool.close()
-        await self._runner.cleanup()
         self._publish()
 
     # What goes on beside
