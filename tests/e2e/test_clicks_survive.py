@@ -1,0 +1,211 @@
+"""Clicks at full speed while something breaks. A client that keeps every id it received whole is the judge."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from demo_world import Database, fetch, make_world, own_database, value
+from judge import Clients, all_is_shipped, assert_kept, clients
+from postgres_fixtures import PostgresFactory
+from tracker_process import TrackerProcess, children, free_port, running, tracker_environ, until
+from visitor import POSTBACK_SECONDS, Answer, click, postback
+
+# Clicks before, and after, the middle: two seconds each on two slow cores, thirty together by night.
+CLICKS = [4_000, pytest.param(75_000, marks=pytest.mark.nightly)]
+SHIPPED = "SELECT coalesce(sum(next_seq), 0) FROM spool_cursors WHERE log = 'clicks'"
+OUTAGE_SECONDS = {4_000: 0.0, 75_000: 20.0}      # at least; by day the outage lasts as long as its clicks take
+
+
+@pytest.fixture
+def database(postgres_factory: PostgresFactory) -> Iterator[Database]:
+    with own_database(postgres_factory()) as started:
+        yield started
+
+
+def assert_all_kept(dsn: str, spool_dir: Path, crowd: Clients, environ: dict[str, str]) -> None:
+    """Stop the clients, let everything be shipped, judge."""
+    history = crowd.stop()
+    until(lambda: all_is_shipped(dsn, spool_dir), "every click is shipped", every=0.1)
+    assert_kept(dsn, spool_dir, history, environ)
+
+
+@pytest.mark.parametrize("count", CLICKS)
+def test_undisturbed_every_click_is_one_row_and_the_metrics_say_so(dsn: str, tmp_path: Path, count: int) -> None:
+    """The plain case must be exact: no request without its own redirect, no id without its row, no number that differs."""
+    make_world(dsn)
+    environ = tracker_environ(dsn, tmp_path / "spool")
+    with running("serve", environ) as tracker, clients(tracker.public_port, tmp_path / "acks") as crowd:
+        crowd.wait_for_acks(2 * count)
+        history = crowd.stop()
+        assert history.flawless, history
+        until(lambda: tracker.metric("tracker_spool_pending_records") == 0 and all_is_shipped(dsn, tmp_path / "spool"), "all is shipped")
+        assert_kept(dsn, tmp_path / "spool", history, environ)
+        sent = len(history.acks)
+        until(lambda: tracker.metric("tracker_clicks_shipped_total", "clicks") == sent, "the shipped clicks are published")
+        metrics = tracker.metrics()
+        assert (sent, 0, 0) == tuple(metrics["tracker_clicks_total", kind] for kind in ("click", "prefetch", "head"))
+        assert (sent, 0) == (metrics["tracker_clicks_appended_total", ""], metrics["tracker_clicks_unlogged_total", ""])
+        assert (0, 0) == (metrics["tracker_clicks_shipped_total", "stray"], metrics["tracker_clicks_shipped_total", "quarantine"])
+        tracker.terminate()
+        assert 0 == tracker.exit_code()
+
+
+@pytest.mark.parametrize("count", CLICKS)
+def test_kill_9_of_a_worker_loses_nothing(dsn: str, tmp_path: Path, count: int) -> None:
+    """A worker that dies between write and answer, or between COPY and commit, must not cost or double a click."""
+    make_world(dsn)
+    environ = tracker_environ(dsn, tmp_path / "spool")
+    with running("serve", environ) as tracker, clients(tracker.public_port, tmp_path / "acks") as crowd:
+        for _ in range(3):
+            crowd.wait_for_acks(count // 2)
+            victim = tracker.workers()[0]
+            tracker.kill_worker(victim)
+            until(partial(is_replaced, tracker, victim), "the worker is replaced")
+        crowd.wait_for_acks(count)
+        assert_all_kept(dsn, tmp_path / "spool", crowd, environ)
+        assert 3 == tracker.metric("tracker_worker_restarts_total")
+
+
+@pytest.mark.parametrize("count", CLICKS)
+def test_kill_9_of_everything_loses_nothing(dsn: str, tmp_path: Path, count: int) -> None:
+    """Nobody is left to tidy up: the next start finds what was acknowledged on the disk."""
+    make_world(dsn)
+    environ = tracker_environ(dsn, tmp_path / "spool", TRACKER_PORT=str(free_port()))
+    with contextlib.ExitStack() as stack:
+        tracker = stack.enter_context(running("serve", environ))
+        crowd = stack.enter_context(clients(tracker.public_port, tmp_path / "acks"))
+        crowd.wait_for_acks(count)
+        tracker.kill_everything()
+        stack.enter_context(running("serve", environ))
+        crowd.wait_for_acks(count)
+        assert_all_kept(dsn, tmp_path / "spool", crowd, environ)
+
+
+@pytest.mark.parametrize("count", CLICKS)
+def test_sigterm_fails_no_request_and_leaves_an_empty_spool(dsn: str, tmp_path: Path, count: int) -> None:
+    """Every deployment does this. Who honours `Connection: close` must not see an error, and nothing may stay behind."""
+    make_world(dsn)
+    environ = tracker_environ(dsn, tmp_path / "spool")
+    with running("serve", environ) as tracker, clients(tracker.public_port, tmp_path / "acks") as crowd:
+        crowd.wait_for_acks(count)
+        tracker.terminate()
+        assert 0 == tracker.exit_code()
+        history = crowd.stop()
+        assert set(history.statuses) == {302}
+        assert 0 == history.torn
+        assert all_is_shipped(dsn, tmp_path / "spool"), "the spool is not empty"
+        assert_kept(dsn, tmp_path / "spool", history, environ)
+
+
+@pytest.mark.parametrize("count", CLICKS)
+def test_redirects_go_on_while_postgres_is_away(database: Database, tmp_path: Path, count: int) -> None:
+    """The redirect must not know whether PostgreSQL is there, and a sale that comes meanwhile is kept, not refused."""
+    environ = tracker_environ(database.dsn, tmp_path / "spool")
+    with running("serve", environ) as tracker, clients(tracker.public_port, tmp_path / "acks") as crowd:
+        bought = click(tracker.public_port)
+        crowd.wait_for_acks(count)
+        database.stop_immediately()
+        assert_redirects_and_postbacks_go_on(tracker, crowd, count, bought)
+        database.start()
+        crowd.wait_for_acks(count)
+        assert_nothing_was_noticed(database.dsn, tmp_path / "spool", crowd, environ, bought)
+
+
+@pytest.mark.parametrize("count", CLICKS)
+def test_redirects_go_on_while_postgres_hangs(database: Database, tmp_path: Path, count: int) -> None:
+    """A server that accepts and never answers is worse than none: nothing says that it is away."""
+    environ = tracker_environ(database.dsn, tmp_path / "spool")
+    with running("serve", environ) as tracker, clients(tracker.public_port, tmp_path / "acks") as crowd:
+        bought = click(tracker.public_port)
+        crowd.wait_for_acks(count)
+        with stopped(database):
+            assert_redirects_and_postbacks_go_on(tracker, crowd, count, bought)
+        crowd.wait_for_acks(count)
+        assert_nothing_was_noticed(database.dsn, tmp_path / "spool", crowd, environ, bought)
+
+
+def test_sigterm_while_postgres_is_away_leaves_all_to_the_next_start(database: Database, tmp_path: Path) -> None:
+    """A node is drained during an outage: the process must end in order and in time, with everything on its disk."""
+    environ = tracker_environ(database.dsn, tmp_path / "spool", TRACKER_PORT=str(free_port()))
+    with contextlib.ExitStack() as stack:
+        tracker = stack.enter_context(running("serve", environ))
+        crowd = stack.enter_context(clients(tracker.public_port, tmp_path / "acks"))
+        crowd.wait_for_acks(2_000)
+        database.stop_immediately()
+        crowd.wait_for_acks(2_000)
+        tracker.terminate()
+        assert 0 == tracker.exit_code(), tracker.output
+        database.start()
+        assert not all_is_shipped(database.dsn, tmp_path / "spool"), "nothing was left: this test proves nothing"
+        stack.enter_context(running("serve", environ))
+        crowd.wait_for_acks(1_000)
+        assert_all_kept(database.dsn, tmp_path / "spool", crowd, environ)
+
+
+def test_kill_9_during_the_replay_repeats_nothing(database: Database, tmp_path: Path) -> None:
+    """Crash, restart, crash again while the first crash is being made good: the mark and the rows move together or not at all."""
+    environ = tracker_environ(database.dsn, tmp_path / "spool", TRACKER_PORT=str(free_port()))
+    with contextlib.ExitStack() as stack:
+        tracker = stack.enter_context(running("serve", environ))
+        crowd = stack.enter_context(clients(tracker.public_port, tmp_path / "acks"))
+        crowd.wait_for_acks(1_000)
+        database.stop_immediately()
+        crowd.wait_for_acks(25_000)
+        tracker.kill_everything()
+        database.start()
+        shipped = value(database.dsn, SHIPPED)
+        again = stack.enter_context(running("serve", environ, all_workers=False))
+        until(lambda: value(database.dsn, SHIPPED) > shipped, "the replay has begun", every=0.0)
+        again.kill_everything()
+        stack.enter_context(running("serve", environ))
+        crowd.wait_for_acks(1_000)
+        assert_all_kept(database.dsn, tmp_path / "spool", crowd, environ)
+
+
+def is_replaced(tracker: TrackerProcess, victim: int) -> bool:
+    workers = tracker.workers()
+    return len(workers) == 2 and victim not in workers and tracker.metric("tracker_ready") == 2
+
+
+def assert_redirects_and_postbacks_go_on(tracker: TrackerProcess, crowd: Clients, count: int, bought: Answer) -> None:
+    """So many clicks, for at least so long, and a sale whose sender hears `queued` before it would give up."""
+    begun = time.monotonic()
+    crowd.wait_for_acks(count // 2)
+    answer = postback(tracker.public_port, seconds=POSTBACK_SECONDS, txid="outage", amount="50", click_id=bought.token)
+    assert (200, "queued") == (answer.status, answer.said["status"])
+    assert answer.said["conversion_id"]
+    crowd.wait_for_acks(count // 2)
+    while time.monotonic() < begun + OUTAGE_SECONDS[count]:
+        crowd.wait_for_acks(200)
+
+
+def assert_nothing_was_noticed(dsn: str, spool_dir: Path, crowd: Clients, environ: dict[str, str], bought: Answer) -> None:
+    """Every request had its own redirect, every click is a row, and the sale of the outage is owed, once."""
+    history = crowd.stop()
+    assert history.flawless, history
+    until(lambda: all_is_shipped(dsn, spool_dir), "every click is shipped", every=0.1)
+    until(lambda: value(dsn, "SELECT count(*) FROM conversion_state WHERE status = 'approved'"), "the sale is recorded", every=0.1)
+    assert [(1, Decimal(5))] == [tuple(row) for row in fetch(dsn, "SELECT count(*), sum(amount) FROM ledger")]
+    assert_kept(dsn, spool_dir, history, environ, besides=[bought.uuid])
+
+
+@contextlib.contextmanager
+def stopped(database: Database) -> Iterator[None]:
+    """SIGSTOP to the server and every backend of it: connections are taken, nothing is ever answered."""
+    os.kill(database.pid, signal.SIGSTOP)      # first, or it would start another backend behind our back
+    pids = [database.pid, *children(database.pid)]
+    for pid in pids[1:]:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
