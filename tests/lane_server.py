@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import struct
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import orjson
 import uvloop
 from aiohttp import web
+from click_tuples import decode_row
 
 from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.domain.link import Link
@@ -54,7 +53,8 @@ LINKS = {
         make_link("open"),
         make_link("plain", "https://shop.example/?cid={click_id}", referrer_policy="none"),
         make_link(
-            "full", "https://shop.example:8443/{sub2}/x?q={query.q}&e={ext}&ch={channel}&p={partner}#f={click_id}", referrer_policy="full"
+            "full", "https://shop.example:8443/{sub2}/x?q={query.q}&e={ext}&ch={channel}&p={partner}#f={click_id}",
+            referrer_policy="full",
         ),
         make_link("pass", "https://shop.example/?click_id={click_id}#top", pass_query=True),
         make_link("news", channel="newsletter"),
@@ -66,46 +66,6 @@ LINKS = {
         make_link("expired-on", expires_at_ms=1, fallback="http://fallback.example/gone"),
         make_link("L" * 64, "https://shop.example/long?cid={click_id}"),
     )
-}
-
-
-def decode_row(row: bytes) -> dict[str, Any]:
-    """A COPY tuple taken apart by column name. Fails on whatever PostgreSQL would refuse: bad UTF-8, NUL, wrong lengths."""
-    columns, position = struct.unpack_from(">h", row)[0], 2
-    values: dict[str, Any] = {}
-    assert len(CLICK_COLUMNS) == columns
-    for column in CLICK_COLUMNS:
-        (length,) = struct.unpack_from(">i", row, position)
-        position += 4
-        raw = None if length < 0 else row[position:position + length]
-        assert raw is None or len(raw) == length
-        position += max(length, 0)
-        values[column.name] = None if raw is None else _DECODE[column.oid](raw)
-    assert len(row) == position
-    return values
-
-
-def _text(raw: bytes) -> str:
-    assert b"\0" not in raw
-    return raw.decode()
-
-
-def _jsonb(raw: bytes) -> Any:
-    assert raw[:1] == b"\x01"
-    assert rb"\u0000" not in raw.replace(rb"\\", b"")
-    return orjson.loads(raw[1:])
-
-
-def _inet(raw: bytes) -> str:
-    family, bits, cidr, length = raw[:4]
-    assert (length, cidr) == ({2: 4, 3: 16}[family], 0) and length == len(raw) - 4
-    network = ip_network((raw[4:], bits))     # strict: raises when bits beyond the mask are set
-    return str(network) if bits < 8 * length else str(network.network_address)
-
-
-_DECODE: dict[int, Callable[[bytes], Any]] = {
-    2950: bytes, 23: lambda raw: struct.unpack(">i", raw)[0], 20: lambda raw: struct.unpack(">q", raw)[0],
-    25: _text, 869: _inet, 3802: _jsonb,
 }
 
 
@@ -277,6 +237,8 @@ def lane_server(root: Path, *, lanes: type[Lanes] = Lanes, connection_limit: int
         started.append(server)
         ready.set()
         await ended.wait()
+        server.released.set()
+        server.synced.set()
         listening.close()
         for lane in list(made.open):
             lane.close(at_once=True)

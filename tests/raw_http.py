@@ -42,10 +42,14 @@ class Answer:
 class Client:
     """One connection. Everything raises after 20 s, so that a test that waits for what never comes fails."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+    def __init__(self, port: int, *, receive_bytes: int = 0) -> None:
+        self.socket = socket.socket()
+        if receive_bytes:      # what the kernel may keep of the answers while nobody reads
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.settimeout(20)
+        self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def __enter__(self) -> Self:
         return self
@@ -62,9 +66,11 @@ class Client:
         """The next answer, interim ones passed over; None when the server has closed."""
         while b"\r\n\r\n" not in self._buffer:
             if not self._more():
-                assert b"" == self._buffer, "closed in the middle of a head"
+                assert not self._buffer, "closed in the middle of a head"
                 return None
-        raw, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        end = self._buffer.index(b"\r\n\r\n")
+        raw = bytes(self._buffer[:end])
+        del self._buffer[:end + 4]
         first, *lines = raw.split(b"\r\n")
         line = re.fullmatch(rb"(HTTP/[12]\.[01]) (\d{3}) [A-Za-z -]+", first)
         assert line, first
@@ -81,7 +87,8 @@ class Client:
         length = 0 if head else int(headers[b"content-length"])
         while len(self._buffer) < length:
             assert self._more(), "closed in the middle of a body"
-        body, self._buffer = self._buffer[:length], self._buffer[length:]
+        body = bytes(self._buffer[:length])
+        del self._buffer[:length]
         return Answer(status, headers, body, line[1])
 
     def ask(self, data: bytes, *, head: bool = False) -> Answer:
@@ -118,7 +125,8 @@ class Client:
         """Everything until the server closes."""
         while self._more():
             pass
-        rest, self._buffer = self._buffer, b""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
         return rest
 
     def _more(self) -> bool:

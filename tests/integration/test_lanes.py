@@ -16,7 +16,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from lane_server import KEYRING, HttpOnlyLanes, LaneServer, decode_row, lane_server
+from click_tuples import decode_row
+from lane_server import KEYRING, HttpOnlyLanes, LaneServer, lane_server
 from raw_http import Answer, Client
 
 from tracker.storage.click_rows import CLICK_COLUMNS
@@ -52,7 +53,8 @@ def play(server: LaneServer, case: Case) -> tuple[list[Answer], list[Row]]:
     answers: list[Answer] = []
     with Client(server.port) as client:
         client.send(raw_of(case))
-        for number, status in enumerate(case["answers"] if server.lanes.__class__ is Lanes else case.get("alone", case["answers"])):
+        statuses = case["alone" if "alone" in case and type(server.lanes) is HttpOnlyLanes else "answers"]
+        for number, status in enumerate(statuses):
             answer = client.answer(head=number in case.get("head", ()))
             assert answer is not None, f"closed before answer {number}"
             assert status == answer.status
@@ -62,7 +64,7 @@ def play(server: LaneServer, case: Case) -> tuple[list[Answer], list[Row]]:
         elif case["after"] == "close":
             assert b"" == client.rest()
         elif case["after"] in ("waits", "silent"):
-            if server.lanes.__class__ is Lanes:
+            if type(server.lanes) is Lanes:
                 client.assert_swept(server, DEADLINE_SECONDS if case["after"] == "waits" else IDLE_SECONDS)
             server.seconds_pass(IDLE_SECONDS + 1)
             assert b"" == client.rest()

@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from tracker.web.framing import CLICK_HEAD_LIMIT, FRAME_LIMIT, PlainClick, frame, is_prefetch, plain_click
 
 names = st.sampled_from([
-    b"Host", b"host", b"User-Agent", b"user-agent", b"Referer", b"X-Forwarded-For", b"Sec-Purpose", b"Purpose", b"X-Moz", b"Connection",
-    b"Content-Length", b"Transfer-Encoding", b"Keep-Alive", b"KEEP-ALIVE", b"TE", b"te", b"Trailer", b"Upgrade", b"Expect", b"Accept", b"Cookie",
-    b"Content-Type", b"Content-Encoding", b"ETag", b"Server", b"Max-Forwards", b"Upgrade-Insecure-Requests", b"X-A", b"X", b"K", b"M", b"Proxy-Connection",
+    b"Host", b"host", b"User-Agent", b"user-agent", b"Referer", b"X-Forwarded-For", b"Sec-Purpose", b"Purpose", b"X-Moz",
+    b"Connection",
+    b"Content-Length", b"Transfer-Encoding", b"Keep-Alive", b"KEEP-ALIVE", b"TE", b"te", b"Trailer", b"Upgrade", b"Expect",
+    b"Accept", b"Cookie",
+    b"Content-Type", b"Content-Encoding", b"ETag", b"Server", b"Max-Forwards", b"Upgrade-Insecure-Requests", b"X-A", b"X", b"K",
+    b"M", b"Proxy-Connection",
     b"Sec-WebSocket-Key1", b"A B", b"", b"\xff",
 ])
 values = st.one_of(
-    st.sampled_from([b"a", b"keep-alive", b"Keep-Alive ", b"close", b"chunked", b"0", b"5", b"go.example:80", b"prefetch", b" \t x \t ", b"", b"\xc3\xa9"]),
+    st.sampled_from([b"a", b"keep-alive", b"Keep-Alive ", b"close", b"chunked", b"0", b"5", b"go.example:80", b"prefetch",
+    b" \t x \t ", b"", b"\xc3\xa9"]),
     st.binary(max_size=8),
 )
 spaces = st.sampled_from([b" ", b"", b"\t", b"  \t"])
@@ -24,19 +28,22 @@ ends = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b"\r\n ", b"\r\n\r\n", b"
 headers = st.builds(lambda name, colon, space, value, end: name + colon + space + value + end,
                     names, st.sampled_from([b":"] * 9 + [b" :", b""]), spaces, values, ends)
 targets = st.one_of(
-    st.sampled_from([b"/c/a", b"/c/open/", b"/c/a?sub1=x", b"/c/a&b", b"/c/a#", b"/c/%61", b"/x", b"*", b"http://a/c/b", b"/c/", b"/c/a?" + b"q" * 300]),
+    st.sampled_from([b"/c/a", b"/c/open/", b"/c/a?sub1=x", b"/c/a&b", b"/c/a#", b"/c/%61", b"/x", b"*", b"http://a/c/b", b"/c/",
+    b"/c/a?" + b"q" * 300]),
     st.text("/cab?&#%=.:)]>\x00 \t", max_size=12).map(str.encode),
 )
 firsts = st.builds(lambda method, target, version: method + b" " + target + b" " + version,
                    st.sampled_from([b"GET"] * 5 + [b"HEAD", b"POST", b"CONNECT", b"get", b"FOO", b""]), targets,
                    st.sampled_from([b"HTTP/1.1\r\n"] * 9 + [b"HTTP/1.0\r\n", b"HTTP/1.1\n", b"HTTP/1.1 \r\n"]))
-requests = st.builds(lambda first, lines, end: first + b"".join(lines) + end, firsts, st.lists(headers, max_size=6), st.sampled_from([b"\r\n"] * 9 + [b"", b"\n"]))
+requests = st.builds(lambda first, lines, end: first + b"".join(lines) + end, firsts, st.lists(headers, max_size=6),
+        st.sampled_from([b"\r\n"] * 9 + [b"", b"\n"]))
 hosted = st.builds(lambda first, lines, more: first + b"".join(lines) + b"Host: a\r\n" + b"".join(more) + b"\r\n",
                    firsts, st.lists(headers, max_size=3), st.lists(headers, max_size=3))
 streams = st.one_of(st.binary(max_size=100), st.lists(st.one_of(requests, hosted, st.binary(max_size=5)), max_size=4).map(b"".join))
 
 REFUSED = {
-    b"proxy-connection", b"content-length", b"content-encoding", b"content-type", b"content-location", b"content-range", b"transfer-encoding",
+    b"proxy-connection", b"content-length", b"content-encoding", b"content-type", b"content-location", b"content-range",
+    b"transfer-encoding",
     b"te", b"trailer", b"upgrade", b"expect", b"keep-alive", b"etag", b"max-forwards", b"server", b"sec-websocket-key1",
 }
 SINGLE = (b"user-agent", b"host", b"referer", b"x-forwarded-for", b"purpose", b"connection")
@@ -55,7 +62,9 @@ def slow_click(data: bytes, start: int) -> PlainClick | None:
     for text in lines:
         name, colon, value = text.partition(b":")
         key = name.lower()
-        if not colon or not re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", value) or key in REFUSED:
+        if not colon or key in REFUSED or not re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            return None
+        if re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", value):
             return None
         if key in (b"sec-purpose", b"x-moz"):
             key = b"purpose"
@@ -63,10 +72,13 @@ def slow_click(data: bytes, start: int) -> PlainClick | None:
             if key in found:
                 return None
             found[key] = value.strip(b" \t") if key != b"x-forwarded-for" else value.lstrip(b" \t")
-    if not re.fullmatch(rb"[A-Za-z0-9._:\[\]-]+", found.get(b"host", b"")) or found.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+    if not re.fullmatch(rb"[A-Za-z0-9._:\[\]-]+", found.get(b"host", b"")):
+        return None
+    if found.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
     return PlainClick(
-        start + size + 4, line[1] == b"HEAD", line[2], (line[3] or b"?")[1:], found.get(b"user-agent", b""), found.get(b"referer", b""),
+        start + size + 4, line[1] == b"HEAD", line[2], (line[3] or b"?")[1:], found.get(b"user-agent", b""),
+        found.get(b"referer", b""),
         found.get(b"x-forwarded-for", b""), is_prefetch(found.get(b"purpose", b"")),
     )
 

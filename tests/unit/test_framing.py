@@ -15,7 +15,8 @@ def head(*lines: bytes, first: bytes = b"GET /c/a HTTP/1.1") -> bytes:
 
 def test_a_plain_click_is_taken_apart() -> None:
     data = head(
-        b"X-Forwarded-For: 192.0.2.1", b"user-agent: \t Mozilla/5.0 \t", b"REFERER:https://t.co/ ", b"Sec-Purpose: prefetch", b"Cookie: a=b",
+        b"X-Forwarded-For: 192.0.2.1", b"user-agent: \t Mozilla/5.0 \t", b"REFERER:https://t.co/ ", b"Sec-Purpose: prefetch",
+        b"Cookie: a=b",
         first=b"HEAD /c/Slug?sub1=%20&x HTTP/1.1",
     )
     expected = PlainClick(
@@ -33,7 +34,8 @@ def test_what_a_click_does_not_say_is_empty() -> None:
     "line",
     [
         b"Content-Length: 0", b"Transfer-Encoding: chunked", b"Upgrade: x", b"Expect: 100-continue", b"TE: trailers", b"Trailer: x",
-        b"Keep-Alive: 1", b"Connection: close", b"Connection: keep-alive, x", b"Proxy-Connection: keep-alive", b"Content-Encoding: gzip",
+        b"Keep-Alive: 1", b"Connection: close", b"Connection: keep-alive, x", b"Proxy-Connection: keep-alive",
+        b"Content-Encoding: gzip",
         b"Host: b", b"host:b", b"Content-Type: a/b", b"ETag: a", b"Server: a", b"Max-Forwards: 1", b"Sec-WebSocket-Key1: a",
         b" folded", b"no colon", b"Space : a", b"NUL: \0", b"DEL: \x7f", b"CR: a\rb", b"LF: a\nb", b": a",
     ],
@@ -44,7 +46,8 @@ def test_a_header_that_needs_a_judgement_makes_no_plain_click(line: bytes) -> No
         assert plain_click(head(b"Accept: a", name, b"Accept: b"), 0) is None
 
 
-@pytest.mark.parametrize("name", [b"User-Agent", b"Referer", b"X-Forwarded-For", b"Sec-Purpose", b"Purpose", b"X-Moz", b"Connection"])
+@pytest.mark.parametrize("name", [b"User-Agent", b"Referer", b"X-Forwarded-For", b"Sec-Purpose", b"Purpose", b"X-Moz",
+    b"Connection"])
 def test_a_header_that_matters_may_come_once(name: bytes) -> None:
     """Two lanes that chose differently among repeated headers would store one visit in two ways."""
     line = name + b": keep-alive"
@@ -54,7 +57,8 @@ def test_a_header_that_matters_may_come_once(name: bytes) -> None:
 
 
 def test_names_that_only_begin_or_end_alike_are_others() -> None:
-    lines = [b"X-User-Agent: a", b"User-Agent-X: b", b"Hosts: c", b"X-Host: d", b"Teapot: e", b"Upgrade-Insecure-Requests: 1", b"Servers: f"]
+    lines = [b"X-User-Agent: a", b"User-Agent-X: b", b"Hosts: c", b"X-Host: d", b"Teapot: e", b"Upgrade-Insecure-Requests: 1",
+    b"Servers: f"]
     found = plain_click(head(*lines), 0)
     assert found is not None
     assert b"" == found.user_agent
@@ -71,7 +75,8 @@ def test_targets_of_plain_clicks(target: bytes) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        b"POST /c/a HTTP/1.1", b"GET /c/a HTTP/1.0", b"GET /c/a HTTP/1.2", b"get /c/a HTTP/1.1", b"GET  /c/a HTTP/1.1", b"GET /c/a  HTTP/1.1",
+        b"POST /c/a HTTP/1.1", b"GET /c/a HTTP/1.0", b"GET /c/a HTTP/1.2", b"get /c/a HTTP/1.1", b"GET  /c/a HTTP/1.1",
+        b"GET /c/a  HTTP/1.1",
         b"GET /c/ HTTP/1.1", b"GET /c/a#x HTTP/1.1", b"GET /c/a?x#y HTTP/1.1", b"GET /c/%61 HTTP/1.1", b"GET /c/a/b HTTP/1.1",
         b"GET /c/a?\xff HTTP/1.1", b"GET /c/a?\t HTTP/1.1", b"GET /c/" + b"a" * 65 + b" HTTP/1.1", b"GET http://x/c/a HTTP/1.1",
         b" GET /c/a HTTP/1.1", b"GET /c/a HTTP/1.1 ",
@@ -106,10 +111,14 @@ def test_a_request_ends_where_its_body_ends() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"Content-Length: 1\r\nContent-Length: 1", b"Content-Length: 1, 1", b"Content-Length: +1", b"Content-Length: -1", b"Content-Length:",
-        b"Content-Length: 0x1", b"Content-Length: 1 1", b"Content-Length: \xd9\xa1", b"Content-Length: 00000000001", b"Content-Length : 1",
-        b"Transfer-Encoding: chunked", b"transfer-encoding:\tidentity", b"Upgrade: h2c", b"Expect: 100-continue", b"TE: x", b"Trailer: x",
-        b"Keep-Alive: 1", b"Proxy-Connection: x", b"Connection: close", b"Connection:", b"Host: b", b" folded", b"no colon", b": x", b"X: a\0",
+        b"Content-Length: 1\r\nContent-Length: 1", b"Content-Length: 1, 1", b"Content-Length: +1", b"Content-Length: -1",
+        b"Content-Length:",
+        b"Content-Length: 0x1", b"Content-Length: 1 1", b"Content-Length: \xd9\xa1", b"Content-Length: 00000000001",
+        b"Content-Length : 1",
+        b"Transfer-Encoding: chunked", b"transfer-encoding:\tidentity", b"Upgrade: h2c", b"Expect: 100-continue", b"TE: x",
+        b"Trailer: x",
+        b"Keep-Alive: 1", b"Proxy-Connection: x", b"Connection: close", b"Connection:", b"Host: b", b" folded", b"no colon",
+        b": x", b"X: a\0",
         b"X: a\nb: c", b"X: a\rb: c", b"X: \x7f",
     ],
 )
@@ -121,8 +130,10 @@ def test_what_could_be_read_in_two_ways_is_not_framed(line: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"\r\n", b"\r", b"\n", b"\0", b"get", b"GET\t", b"GET /\xff", b"GET / HTTP/2", b"GET / HTTP/1.1\n", b"GET / HTTP/1.0\r\n", b"HELO x\r\n",
-        b"GET / HTTP/1.1\r\nA: b\nC", b"\x16\x03\x01\x02\x00", b"SSH-2.0-x\r\n", b"A" * 17, b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+        b"\r\n", b"\r", b"\n", b"\0", b"get", b"GET\t", b"GET /\xff", b"GET / HTTP/2", b"GET / HTTP/1.1\n",
+        b"GET / HTTP/1.0\r\n", b"HELO x\r\n",
+        b"GET / HTTP/1.1\r\nA: b\nC", b"\x16\x03\x01\x02\x00", b"SSH-2.0-x\r\n", b"A" * 17, b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: a\r\n\r\n",
         b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
     ],
 )
@@ -140,10 +151,13 @@ def test_no_request_larger_than_the_limit_is_held() -> None:
 
 
 HOSTILE = [
-    head(b"User-Agent:" + b" " * 7900 + b"\0"), head(b"Host:" + b"\t" * 7900 + b"\0"), b"GET /c/a HTTP/1.1\r\nHost: " + b"a" * 7900 + b"\0\r\n\r\n",
-    head(b"Connection:" + b" " * 7900 + b"x"), head(b"Connection: keep-alive" + b" " * 7900 + b"x"), head(*[b"X:" + b" " * 70] * 99, b"\0"),
+    head(b"User-Agent:" + b" " * 7900 + b"\0"), head(b"Host:" + b"\t" * 7900 + b"\0"),
+    b"GET /c/a HTTP/1.1\r\nHost: " + b"a" * 7900 + b"\0\r\n\r\n",
+    head(b"Connection:" + b" " * 7900 + b"x"), head(b"Connection: keep-alive" + b" " * 7900 + b"x"),
+    head(*[b"X:" + b" " * 70] * 99, b"\0"),
     head(*[b"Ab: c"] * 99, b"\0"), head(*[b"User-Agent: a", b"Referer: b", b"X-Forwarded-For: c"] * 33, b"\0"), head(b"X" * 7900),
-    b"GET /c/a" + b"." * 7900 + b"\r\n\r\n", b"GET /c/a?" + b"x" * 7900 + b"\r\n\r\n", b"GET /c/a?" + b"?" * 7900 + b" HTTP/1.1\r\nHost: a\r\n\0\r\n\r\n",
+    b"GET /c/a" + b"." * 7900 + b"\r\n\r\n", b"GET /c/a?" + b"x" * 7900 + b"\r\n\r\n",
+    b"GET /c/a?" + b"?" * 7900 + b" HTTP/1.1\r\nHost: a\r\n\0\r\n\r\n",
 ]
 
 
@@ -165,7 +179,8 @@ def test_no_request_takes_long_to_frame() -> None:
 
 
 @pytest.mark.parametrize(("value", "expected"), [
-    (b"prefetch", True), (b"prefetch;prerender", True), (b"PREVIEW", True), (b"prerender", True), (b"", False), (b"navigate", False),
+    (b"prefetch", True), (b"prefetch;prerender", True), (b"PREVIEW", True), (b"prerender", True), (b"", False), (b"navigate",
+    False),
 ])
 def test_which_purposes_are_prefetches(value: bytes, expected: bool) -> None:
     assert expected is is_prefetch(value)

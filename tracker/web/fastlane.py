@@ -75,7 +75,7 @@ class HttpSide(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        if self.lane.lanes.desk.draining:
+        if self.lane.lanes.desk.draining or request.method == "CONNECT":     # what follows CONNECT is no request to anybody else
             resp.force_close()
         resp, reset = await super().finish_response(request, resp, start_time)
         self.lane.answered(not reset and bool(resp.keep_alive))
@@ -87,6 +87,8 @@ class HttpSide(RequestHandler):
         """Constant problem+json: aiohttp's own page echoes input, names its version and logs a traceback for strangers' errors."""
         if status >= 500:
             self.log_exception("Unhandled exception in a handler", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was begun: closing is all that can still be said")
         title, code = ("Malformed request", "malformed_request") if status < 500 else ("Internal error", "internal_error")
         response = web.json_response(
             {"type": "about:blank", "title": title, "status": status, "code": code}, status=status,
@@ -144,7 +146,7 @@ class Lane(asyncio.Protocol):
         self._eof = True
         if self._http is not None:
             self._http.eof_received()
-        return self._busy or self._unanswered > 0
+        return self._owes
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -249,17 +251,18 @@ class Lane(asyncio.Protocol):
         if self._closed:
             return
         self._transport.write(answer)
-        if self.lanes.desk.draining:
-            self._transport.close()
+        if self.lanes.desk.draining and b"\r\nConnection: close\r\n" in answer:     # else the client may already have sent the next
+            self.close()
         elif not self._unanswered:
             self._go_on()
 
     def answered(self, keep: bool) -> None:
         """aiohttp has written the answer to the request it was fed."""
-        self._since = None
         self._active = self.lanes.tick
         if self._http_only:
+            self._since = self._active if self._eof else None      # who has stopped sending is not waited for
             return
+        self._since = None
         self._busy = False
         if not keep:
             self._closed = True      # aiohttp closes the transport; what is held would be answered by nobody
@@ -273,18 +276,25 @@ class Lane(asyncio.Protocol):
         if self._held and self._since is None:
             held = bytes(self._held)
             self._held.clear()
+            if not self._reading:      # before what is held goes on: aiohttp may then stop reading for reasons of its own
+                self._reading = True
+                self._transport.resume_reading()
             self._serve(held)
-        if not self._reading and len(self._held) <= HELD_LIMIT:
-            self._reading = True
-            self._transport.resume_reading()
-        if self._eof and self.is_idle:
-            self._transport.close()
+        if self._eof and not self._owes:
+            self.close()
 
     # Deadlines
 
     @property
+    def _owes(self) -> bool:
+        """Whether requests wait for their answers; of aiohttp's own connections only its first word of each is known."""
+        if self._http_only:
+            return self._since is not None
+        return self._busy or self._unanswered > 0 or (self._since is None and len(self._held) > 0)
+
+    @property
     def is_idle(self) -> bool:
-        return not (self._busy or self._unanswered or self._since is not None)
+        return not (self._owes or self._since is not None)
 
     def body_begins(self) -> None:
         """aiohttp has read a head and called a handler: the body has its own deadline."""
@@ -298,6 +308,8 @@ class Lane(asyncio.Protocol):
 
     def close(self, *, at_once: bool = False) -> None:
         """End the connection; `at_once` without waiting for a client that does not read."""
+        self._closed = True
+        self._held.clear()
         if at_once:
             self._transport.abort()
         else:
