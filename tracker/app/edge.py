@@ -150,10 +150,12 @@ class Edge:
         loop = asyncio.get_running_loop()
         for server in self._servers:
             server.close()
+        waiting: list[socket.socket] = []
         for listening in self._sockets:
-            for connection in accept_rest(listening):
-                await loop.connect_accepted_socket(self._lanes, connection)
-            listening.close()
+            waiting += accept_rest(listening)
+            listening.close()                    # at once: what queues up between the two is reset
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._lanes, connection)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CONNECTIONS_SECONDS):
                 await asyncio.sleep(0.1)         # what has just been accepted may send its request

@@ -69,7 +69,9 @@ def accept_rest(listening: socket.socket) -> list[socket.socket]:
     while True:
         try:
             connection, _ = listening.accept()
-        except OSError:       # the queue is empty, or the connection has gone again
+        except ConnectionAbortedError:       # it has gone again; others may wait behind it
+            continue
+        except OSError:                      # the queue is empty, or there are no descriptors left
             return waiting
         connection.setblocking(False)
         waiting.append(connection)
