@@ -83,6 +83,10 @@ class Database:
     def pid(self) -> int:
         return self._postgres.pid
 
+    def statements(self) -> int:
+        """How many statements the server has logged, where its setting log_statement says that it logs them."""
+        return sum(" LOG:  execute " in line or " LOG:  statement: " in line for line in self._postgres.log_path.read_text().splitlines())
+
     def start(self) -> None:
         self._postgres.start()
         run_dir = Path(self._postgres.dsn.partition("host=")[2].partition("&")[0])

@@ -57,6 +57,9 @@ class Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
 
     def ask(self, method: str, target: str, *, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
@@ -96,7 +99,7 @@ def one_connection_per_worker(port: int, workers: int) -> dict[int, Connection]:
         connection = Connection(port)
         worker = connection.click("l2").worker
         if worker in found:
-            connection.__exit__()
+            connection.close()
         else:
             found[worker] = connection
     raise AssertionError(f"only workers {sorted(found)} answer")

