@@ -97,6 +97,8 @@ def test_a_request_is_answered_as_the_corpus_says(lanes: LaneServer, case: Case)
             assert KEYRING.verify(token).uuid == row["click_id"]
     if "location" in case:
         assert case["location"] == (found[-1].location or b"").decode()
+    if "body" in case:
+        assert case["body"] == answers[-1].body.decode()
     for name, value in case.get("row", {}).items():
         assert value == rows[-1][name], name
 

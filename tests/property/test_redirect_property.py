@@ -16,7 +16,7 @@ from lane_server import KEYRING, LINKS, Counts, make_link
 from tracker.domain.click_id import ClickIdMaker
 from tracker.storage.click_rows import CLEANED, HEAD, PREFETCH, TEST
 from tracker.storage.spool import SpoolUnavailable
-from tracker.web.agents import REFERRER_LIMIT, USER_AGENT_LIMIT, Memo, Places, judge_agent, judge_referrer
+from tracker.web.agents import KEY_LIMIT, REFERRER_LIMIT, USER_AGENT_LIMIT, Memo, Places, judge_agent, judge_referrer
 from tracker.web.click_route import split_target
 from tracker.web.redirect import LOCATION_LIMIT, Found, Redirector
 
@@ -160,11 +160,13 @@ def test_visitors_are_told_apart_by_address_and_agent_and_only_for_a_day() -> No
 
 
 def test_a_memo_never_grows_beyond_its_limit() -> None:
-    """A flood of new user agents costs time, never memory."""
-    memo: Memo[int, int] = Memo(lambda key: -key, limit=10)
-    for key in range(1000):
-        assert -key == memo[key]
+    """A flood of new user agents, of 8 kB each, costs time, never memory."""
+    memo: Memo[bytes, int] = Memo(len, limit=10, length=len)
+    for n in range(1000):
+        key = b"%d" % n * (400 if n % 3 else 1)
+        assert len(key) == memo[key]
         assert len(memo) <= 10
+        assert sum(map(len, memo)) <= 10 * KEY_LIMIT
 
 
 @pytest.mark.parametrize("destination",

@@ -23,7 +23,8 @@ from tracker.storage.countries import CountryReader
 USER_AGENT_LIMIT = 512     # bytes kept; real ones end near 300
 REFERRER_LIMIT = 1024
 NAME_LIMIT = 64            # of an operating system or browser
-MEMO_LIMIT = 16_384        # distinct values kept: some 10 MB a worker at worst; half as many made a rich load miss
+MEMO_LIMIT = 16_384        # distinct values kept: half as many made a rich load miss
+KEY_LIMIT = 512            # bytes of a value kept: real ones end near 300; of 8 kB each they would be 500 MB a worker, so 90
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -33,16 +34,21 @@ V = TypeVar("V")
 
 
 class Memo(dict[K, V], Generic[K, V]):
-    """A dict that makes what is missing and forgets everything when full: a flood of new keys costs time, never memory."""
+    """A dict that makes what is missing and forgets everything when full: a flood of new keys costs time, never memory.
 
-    def __init__(self, make: Callable[[K], V], limit: int = MEMO_LIMIT) -> None:
+    `length(key)` in bytes: what is longer than KEY_LIMIT is made each time, and not kept.
+    """
+
+    def __init__(self, make: Callable[[K], V], limit: int = MEMO_LIMIT, length: Callable[[K], int] = lambda _: 0) -> None:
         super().__init__()
-        self._make, self._limit = make, limit
+        self._make, self._length, self._limit = make, length, limit
 
     def __missing__(self, key: K) -> V:
-        if len(self) >= self._limit:
-            self.clear()
-        value = self[key] = self._make(key)
+        value = self._make(key)
+        if self._length(key) <= KEY_LIMIT:
+            if len(self) >= self._limit:
+                self.clear()
+            self[key] = value
         return value
 
 
@@ -155,7 +161,7 @@ class Places:
 
     def __init__(self, *, trusted: Sequence[Network], ip_mode: str, countries: CountryReader | None) -> None:
         self._trusted, self._ip_mode, self._countries = trusted, ip_mode, countries
-        self._of: Memo[tuple[str, bytes], Place] = Memo(self._judge)
+        self._of: Memo[tuple[str, bytes], Place] = Memo(self._judge, length=lambda key: len(key[1]))
 
     def of(self, peer: str, forwarded: bytes) -> Place:
         """`peer` is the socket's address, `forwarded` the X-Forwarded-For lines joined by commas, b"" when there is none."""

@@ -77,6 +77,8 @@ class HttpSide(RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if self.lane.lanes.desk.draining or request.method == "CONNECT":     # what follows CONNECT is no request to anybody else
             resp.force_close()
+        if isinstance(resp, web.HTTPExpectationFailed):
+            resp = self.handle_error(request, resp.status)
         resp, reset = await super().finish_response(request, resp, start_time)
         self.lane.answered(not reset and bool(resp.keep_alive))
         return resp, reset
@@ -85,6 +87,8 @@ class HttpSide(RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None  # noqa: ARG002
     ) -> web.StreamResponse:
         """Constant problem+json: aiohttp's own page echoes input, names its version and logs a traceback for strangers' errors."""
+        if isinstance(exc, UnicodeEncodeError) and not request.headers.get("Expect", "").isascii():
+            status = 417      # aiohttp failed while it repeated the header in its refusal
         if status >= 500:
             self.log_exception("Unhandled exception in a handler", exc_info=exc)
         if request.writer.output_size > 0:

@@ -64,8 +64,8 @@ class Redirector:
         self._log = log
         self._counts = counts
         self._clock_ms = clock_ms
-        self._agents: Memo[bytes, Agent] = Memo(judge_agent)
-        self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer)
+        self._agents: Memo[bytes, Agent] = Memo(judge_agent, length=len)
+        self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer, length=len)
         self._rows: list[bytes] = []
         self._visits = self._prefetches = self._heads = 0
 
