@@ -52,10 +52,11 @@ class Report:
         """The table on stdout."""
         table = Table(title=self.title, title_justify="left")
         for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left")
+            table.add_column(column, justify="right" if number else "left", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
-        console = Console(soft_wrap=True)     # as wide as it is: in a log file nothing should be folded to 80 columns
+        console = Console(soft_wrap=True)     # in a log file nothing should be folded to 80 columns
+        console.width = max(console.width, 120)
         console.print(table)
         for line in [*self.notes, *map(str, self.bars)]:
             console.print(line, highlight=False)

@@ -87,13 +87,6 @@ class Edge(Server):
         """One number from the database."""
         return asyncio.run(_fetch(self.dsn, query))
 
-    def fetch_when(self, query: str, expected: float, seconds: float = 30.0) -> int:
-        """The same, once it is as expected, or at the latest after so many seconds: what was queued is recorded a little later."""
-        deadline = time.monotonic() + seconds
-        while (found := self.fetch(query)) < expected and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return found
-
 
 @contextlib.contextmanager
 def work_folder() -> Iterator[Path]:

@@ -22,6 +22,7 @@ _REFERRERS: Final = (
     "https://blog.example/posts/{}", "https://coupons.example/shop/{}", "https://www.reddit.com/r/deals/comments/{}/",
 )
 _SOURCES: Final = ("newsletter", "facebook", "google", "tiktok", "blog", "youtube", "coupons", "partner-a")
+_ID_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"      # as in gclid and fbclid
 
 
 def user_agents(count: int = AGENTS) -> list[str]:
@@ -80,7 +81,8 @@ def _query(rng: random.Random, number: int) -> str:
     if number % 3 == 0:
         parts.append(f"ext={rng.getrandbits(64):016x}")
     if number % 2 == 0:
-        parts.append(f"{'fbclid' if source == 'facebook' else 'gclid'}={rng.getrandbits(160):040x}")
+        name, length = ("fbclid", 61) if source == "facebook" else ("gclid", 91)
+        parts.append(f"{name}={''.join(rng.choices(_ID_LETTERS, k=length))}")
     return "&".join(parts)
 
 
