@@ -281,7 +281,7 @@ def test_a_connection_that_is_used_stays(either: LaneServer) -> None:
 
 def test_a_new_connection_that_says_nothing_is_ended(server: LaneServer) -> None:
     with Client(server.port) as client:
-        client.assert_swept(server, IDLE_SECONDS)
+        client.assert_swept(server, DEADLINE_SECONDS)
     assert not server.do(lambda: {lane for lane in server.lanes.open if lane._http is None})
 
 

@@ -65,7 +65,7 @@ def play(server: LaneServer, case: Case) -> tuple[list[Answer], list[Row]]:
             assert b"" == client.rest()
         elif case["after"] in ("waits", "silent"):
             if type(server.lanes) is Lanes:
-                client.assert_swept(server, DEADLINE_SECONDS if case["after"] == "waits" else IDLE_SECONDS)
+                client.assert_swept(server, DEADLINE_SECONDS if case["after"] in ("waits", "silent") else IDLE_SECONDS)
             server.seconds_pass(IDLE_SECONDS + 1)
             assert b"" == client.rest()
     rows = server.rows(before)

@@ -7,7 +7,7 @@ import re
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tracker.web.framing import CLICK_HEAD_LIMIT, FRAME_LIMIT, PlainClick, frame, is_prefetch, plain_click
+from tracker.web.framing import CLICK_HEAD_LIMIT, FRAME_LIMIT, PlainClick, Visit, frame, is_prefetch, plain_click
 
 names = st.sampled_from([
     b"Host", b"host", b"User-Agent", b"user-agent", b"Referer", b"X-Forwarded-For", b"Sec-Purpose", b"Purpose", b"X-Moz",
@@ -76,11 +76,11 @@ def slow_click(data: bytes, start: int) -> PlainClick | None:
         return None
     if found.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
-    return PlainClick(
-        start + size + 4, line[1] == b"HEAD", line[2], (line[3] or b"?")[1:], found.get(b"user-agent", b""),
-        found.get(b"referer", b""),
-        found.get(b"x-forwarded-for", b""), is_prefetch(found.get(b"purpose", b"")),
+    visit = Visit(
+        line[2], (line[3] or b"?")[1:], found.get(b"user-agent", b""), found.get(b"referer", b""), line[1] == b"HEAD",
+        is_prefetch(found.get(b"purpose", b"")), beacon=False,
     )
+    return PlainClick(visit, found.get(b"x-forwarded-for", b""), start + size + 4)
 
 
 @settings(max_examples=600)

@@ -17,14 +17,16 @@ pieces = st.lists(st.sampled_from([*MACROS, "/", "a", "b=", "%20", "..", "ä", "
 templates = st.builds(
     lambda scheme, host, path, query, fragment: f"{scheme}://{host}{path and '/' + path}{query}{fragment}",
     st.sampled_from(["http", "https"]), st.sampled_from(["shop.example", "shop.example:8443", "[::1]:80", "http"]), pieces,
-    st.lists(st.builds(lambda name, value: f"{name}={value}", st.sampled_from(["cid", "click_id", "A", "x y".replace(" ", "")]), pieces),
-             max_size=3).map(lambda pairs: "?" + "&".join(pairs) if pairs else ""),
+    st.lists(st.builds(lambda name, value: f"{name}={value}", st.sampled_from(["cid", "click_id", "A"]), pieces), max_size=3).map(lambda pairs: "?" + "&".join(pairs) if pairs else ""),
     pieces.map(lambda piece: piece and "#" + piece),
 )
-values = st.one_of(st.binary(max_size=30), st.sampled_from([b"//evil.example", b"\r\nSet-Cookie: a=b", b"@evil", b"\\evil", b"..", b"#", b"?"]))
+evil = [b"//evil.example", b"\r\nSet-Cookie: a=b", b"@evil", b"\\evil", b"..", b"#", b"?"]
+values = st.one_of(st.binary(max_size=30), st.sampled_from(evil))
+slots = st.sampled_from(["click_id", "sub1", "sub10", "ext", "channel", "query.gclid"])
+names = st.sampled_from(["click_id", "CLICK_ID", "cli%63k_id", "sub1", "utm_source"])
 
 
-@given(templates, st.dictionaries(st.sampled_from(["click_id", "sub1", "sub10", "ext", "channel", "query.gclid"]), values), st.binary(max_size=60))
+@given(templates, st.dictionaries(slots, values), st.binary(max_size=60))
 def test_the_host_of_the_answer_is_the_host_of_the_template(text, filled, raw_query):
     template = parse_template(text, CONSTANTS)
     visited = bytes(byte for byte in raw_query if 0x21 <= byte < 0x7F)     # what the door lets through
@@ -54,7 +56,7 @@ def test_any_text_is_a_template_or_a_mistake_with_its_position(text):
         assert template.fill(lambda _: b"").startswith((b"http://", b"https://", b"HTTP", b"Http", b"hTTP", b"hT", b"h"))
 
 
-@given(st.lists(st.tuples(st.sampled_from(["click_id", "CLICK_ID", "cli%63k_id", "sub1", "utm_source"]), st.text("abc", max_size=3)), max_size=6))
+@given(st.lists(st.tuples(names, st.text("abc", max_size=3)), max_size=6))
 def test_a_visitor_cannot_steal_the_credit_through_pass_through(pairs):
     """`?click_id=` of another click must not stand beside ours."""
     template = parse_template("https://shop.example/?click_id={click_id}")

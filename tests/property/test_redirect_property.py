@@ -18,6 +18,7 @@ from tracker.storage.click_rows import CLEANED, HEAD, PREFETCH, TEST
 from tracker.storage.spool import SpoolUnavailable
 from tracker.web.agents import KEY_LIMIT, REFERRER_LIMIT, USER_AGENT_LIMIT, Memo, Places, judge_agent, judge_referrer
 from tracker.web.click_route import split_target
+from tracker.web.framing import Visit
 from tracker.web.redirect import LOCATION_LIMIT, Found, Redirector
 
 NOW_MS = 1_795_305_600_000
@@ -64,8 +65,7 @@ class Log:
 def redirector(log: Log, counts: Counts) -> Redirector:
     counter = count()
     return Redirector(links=LINKS, ids=ClickIdMaker(keyring=KEYRING, worker=1, random_counter=lambda: next(counter)),
-    visitor_secret=b"v" * 32,
-                      log=log, counts=counts, clock_ms=lambda: NOW_MS)
+                      visitor_secret=b"v" * 32, log=log, counts=counts)
 
 
 open_slugs = st.sampled_from([slug for slug, link in LINKS.items() if link.is_open(NOW_MS) or link.fallback is not None])
@@ -79,8 +79,7 @@ def test_any_visit_becomes_one_storable_row_and_a_redirect_to_the_templates_host
 ) -> None:
     log, counts, link = Log(), Counts(), LINKS[slug]
     made = redirector(log, counts)
-    found = made.click(link, query, head=head, beacon=beacon, prefetch=prefetch, user_agent=agent, referrer=referrer,
-        place=PLACES.of("::1", b""))
+    found = made.click(link, Visit(slug, query, agent, referrer, head, prefetch, beacon), PLACES.of("::1", b""), NOW_MS)
     assert isinstance(found, Found)
     made.commit()
     counts.assert_law()
@@ -131,9 +130,8 @@ def test_a_closed_link_without_fallback_leaves_no_row() -> None:
     log, counts = Log(), Counts()
     made = redirector(log, counts)
     for slug in (b"paused", b"archived", b"expired"):
-        nothing = made.click(LINKS[slug], b"sub1=a", head=False, beacon=False, prefetch=False, user_agent=b"", referrer=b"",
-            place=PLACES.of("::1", b""))
-        assert nothing is None
+        visit = Visit(slug, b"sub1=a", b"", b"", head=False, prefetch=False, beacon=False)
+        assert made.click(LINKS[slug], visit, PLACES.of("::1", b""), NOW_MS) is None
     made.commit()
     assert ([], Counts()) == (log.rows, counts)
 
@@ -143,12 +141,11 @@ def test_visitors_are_told_apart_by_address_and_agent_and_only_for_a_day() -> No
     log, counts = Log(), Counts()
     now = [NOW_MS]
     made = Redirector(links=LINKS, ids=ClickIdMaker(keyring=KEYRING, worker=1, random_counter=lambda: 0),
-        visitor_secret=b"v" * 32, log=log,
-                      counts=counts, clock_ms=lambda: now[0])
+                      visitor_secret=b"v" * 32, log=log, counts=counts)
 
     def visitor(ip: str, agent: bytes) -> int:
-        made.click(LINKS[b"open"], b"", head=False, beacon=False, prefetch=False, user_agent=agent, referrer=b"",
-            place=PLACES.of(ip, b""))
+        visit = Visit(b"open", b"", agent, b"", head=False, prefetch=False, beacon=False)
+        made.click(LINKS[b"open"], visit, PLACES.of(ip, b""), now[0])
         made.commit()
         return int(decode_row(log.rows[-1])["visitor"])
 
@@ -176,8 +173,8 @@ def test_a_location_too_long_keeps_its_click_id_and_drops_what_the_visitor_sent(
     made = redirector(log, counts)
     link = make_link("long", destination, pass_query=True)
     query = b"sub1=" + b"%01" * 1024 + b"&sub2=" + b"%01" * 1024 + b"&y=" + b"z" * 1000
-    found = made.click(link, query, head=False, beacon=False, prefetch=False, user_agent=b"", referrer=b"",
-        place=PLACES.of("::1", b""))
+    visit = Visit(b"long", query, b"", b"", head=False, prefetch=False, beacon=False)
+    found = made.click(link, visit, PLACES.of("::1", b""), NOW_MS)
     assert found is not None
     assert len(found.location) < 100
     [token] = re.findall(rb"[0-9a-v]{32}", found.location)

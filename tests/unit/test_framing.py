@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracker.web.framing import CLICK_HEAD_LIMIT, FRAME_LIMIT, PlainClick, frame, is_prefetch, plain_click
+from tracker.web.framing import CLICK_HEAD_LIMIT, FRAME_LIMIT, HEAD_LIMIT, PlainClick, Visit, frame, is_prefetch, plain_click
 
 CLICK = b"GET /c/a-_9?sub1=x HTTP/1.1\r\nHost: go.example\r\n\r\n"
 
@@ -19,15 +19,15 @@ def test_a_plain_click_is_taken_apart() -> None:
         b"Cookie: a=b",
         first=b"HEAD /c/Slug?sub1=%20&x HTTP/1.1",
     )
-    expected = PlainClick(
-        end=3 + len(data), head=True, slug=b"Slug", query=b"sub1=%20&x", user_agent=b"Mozilla/5.0", referrer=b"https://t.co/",
-        forwarded=b"192.0.2.1", prefetch=True,
+    visit = Visit(
+        slug=b"Slug", query=b"sub1=%20&x", user_agent=b"Mozilla/5.0", referrer=b"https://t.co/", head=True, prefetch=True, beacon=False
     )
+    expected = PlainClick(visit, forwarded=b"192.0.2.1", end=3 + len(data))
     assert expected == plain_click(b"..." + data + CLICK, 3)
 
 
 def test_what_a_click_does_not_say_is_empty() -> None:
-    assert PlainClick(len(CLICK), False, b"a-_9", b"sub1=x", b"", b"", b"", False) == plain_click(CLICK, 0)
+    assert PlainClick(Visit(b"a-_9", b"sub1=x", b"", b"", False, False, False), b"", len(CLICK)) == plain_click(CLICK, 0)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_names_that_only_begin_or_end_alike_are_others() -> None:
     b"Servers: f"]
     found = plain_click(head(*lines), 0)
     assert found is not None
-    assert b"" == found.user_agent
+    assert b"" == found.visit.user_agent
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_no_request_larger_than_the_limit_is_held() -> None:
     assert FRAME_LIMIT == frame(head(b"Content-Length: %d" % room, first=b"POST /x HTTP/1.1"), 0)
     assert -1 == frame(head(b"Content-Length: %d" % (room + 1), first=b"POST /x HTTP/1.1"), 0)
     unfinished = b"GET / HTTP/1.1\r\nX: "
-    assert 0 == frame(unfinished + b"a" * (FRAME_LIMIT - len(unfinished)), 0)
-    assert -1 == frame(unfinished + b"a" * (FRAME_LIMIT + 1 - len(unfinished)), 0)
+    assert 0 == frame(unfinished + b"a" * (HEAD_LIMIT - len(unfinished)), 0)
+    assert -1 == frame(unfinished + b"a" * (HEAD_LIMIT + 1 - len(unfinished)), 0)
 
 
 HOSTILE = [

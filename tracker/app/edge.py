@@ -39,6 +39,7 @@ from tracker.storage.unjournalled import UnjournalledRecorder
 from tracker.web.agents import Places
 from tracker.web.click_route import click_routes
 from tracker.web.desk import Desk
+from tracker.web.errors import problems
 from tracker.web.fastlane import Lanes
 from tracker.web.misses import Misses
 from tracker.web.postback import PostbackDoor
@@ -53,7 +54,7 @@ HANDLERS_SECONDS = 2.0        # for what still runs after that
 STORE_SECONDS = 10.0          # to ship and record what is left; what is not stays in the spool for the next start
 DRAIN_SECONDS = SERVE_ON_SECONDS + CONNECTIONS_SECONDS + 2 * HANDLERS_SECONDS + STORE_SECONDS   # at most; k8s/ must grant more
 CONNECTION_LIMIT = 20_000     # a worker's; with 4 KiB a connection some 80 MB
-CLOCK_TOLERANCE_SECONDS = 2.0
+MISSES_SECONDS = 60.0
 
 
 class Edge:
@@ -128,6 +129,7 @@ class Edge:
         for work in (
             self._shipper.run(), self._recorder.run(), self._dead.run(), self._keep_number(),
             _every(interval, self._sync_spool), _every(1.0, self._each_second), _every(5.0, self._prune),
+            _every(MISSES_SECONDS, self._tell_misses),
         ):
             self._tasks.append(task := loop.create_task(work))
             task.add_done_callback(self._watch)
@@ -195,6 +197,11 @@ class Edge:
 
     async def _prune(self) -> None:
         await self._spool.prune(time.monotonic())
+
+    async def _tell_misses(self) -> None:
+        commonest = self._misses.report(5)
+        if commonest:
+            log.info("visits that found no link", extra={"commonest": commonest, "unknown_total": self._misses.unknown})
 
     async def _each_second(self) -> None:
         self._lanes.sweep()
@@ -264,7 +271,7 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
 
 
 def _public_app(desk: Desk, places: Places, door: PostbackDoor) -> web.Application:
-    app = web.Application(client_max_size=1 << 20, middlewares=[_body_begins])
+    app = web.Application(client_max_size=1 << 20, middlewares=[_body_begins, problems])
     app.add_routes(click_routes(desk, places))
     app.add_routes(door.routes())
     app.on_response_prepare.append(_sign)

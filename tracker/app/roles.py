@@ -24,6 +24,7 @@ from tracker.metrics import Shared
 from tracker.settings import Settings
 from tracker.storage.countries import NoCountries
 from tracker.storage.spool import SpoolError
+from tracker.web.errors import problems
 from tracker.web.ops import ops_routes
 from tracker.web.sockets import adopt, open_sockets
 
@@ -183,7 +184,7 @@ def _port(sockets: Sequence[socket.socket]) -> int:
 async def _listen(
     admin: Sequence[socket.socket], routes: Sequence[web.AbstractRouteDef], api: web.Application | None
 ) -> web.AppRunner:
-    app = web.Application(client_max_size=1 << 16)
+    app = web.Application(client_max_size=1 << 16, middlewares=[problems])
     app.add_routes(routes)
     if api is not None:
         app.add_subapp("/v1", api)

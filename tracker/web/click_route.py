@@ -13,7 +13,7 @@ from aiohttp import web
 
 from tracker.web.agents import Places
 from tracker.web.desk import GONE, NOT_FOUND, REFERRER_POLICY, Desk
-from tracker.web.framing import is_prefetch
+from tracker.web.framing import Visit, is_prefetch
 
 _TARGET = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?/c/([^?&#]*)(?:[?&]([^#]*))?")
 _SLUG = re.compile(rb"([A-Za-z0-9_-]{1,64})[/.,;:!)'\]>\s]*")
@@ -46,14 +46,12 @@ def click_routes(desk: Desk, places: Places) -> list[web.RouteDef]:
         link = desk.redirector.links.get(slug)
         if link is None and slug and desk.may_look_up():
             link = await desk.look_up(slug)
-        head = request.method == "HEAD"
-        waiting = _Handler()
-        outcome = desk.visit(
-            waiting, link, slug, query, head=head, beacon=request.method == "POST",
-            prefetch=is_prefetch(_all(request, "Sec-Purpose", "Purpose", "X-Moz")),
-            user_agent=_first(request, "User-Agent"), referrer=_first(request, "Referer"),
-            place=places.of_request(request),
+        visit = Visit(
+            slug, query, _first(request, "User-Agent"), _first(request, "Referer"), head=request.method == "HEAD",
+            prefetch=is_prefetch(_all(request, "Sec-Purpose", "Purpose", "X-Moz")), beacon=request.method == "POST",
         )
+        waiting = _Handler()
+        outcome = desk.take(waiting, link, visit, places.of_request(request))
         await waiting.ready
         if isinstance(outcome, int):
             return web.Response(

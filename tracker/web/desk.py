@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from tracker.domain.link import Link
 from tracker.storage.spool import SpoolUnavailable
 from tracker.web.agents import Place
+from tracker.web.framing import Visit
 from tracker.web.redirect import Found, Redirector
 
 REFERRER_POLICY: Final = {"none": "no-referrer", "origin": "strict-origin-when-cross-origin", "full": "no-referrer-when-downgrade"}
@@ -35,6 +36,7 @@ class Desk:
     def __init__(
         self, redirector: Redirector, *, sync: Callable[[], Awaitable[None]] | None, may_look_up: Callable[[], bool],
         look_up: Callable[[bytes], Awaitable[Link | None]], missed: Callable[[bytes, int], None],
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.redirector = redirector
         self.may_look_up = may_look_up
@@ -46,33 +48,30 @@ class Desk:
         self._answers: list[tuple[Sink, bytes]] = []
         self._unsynced: list[tuple[Sink, bytes]] = []
         self._syncing: asyncio.Task[None] | None = None
+        self._clock_ms = clock_ms
+        self._now_ms = 0
         self._date_second = 0
         self._tails: dict[str, bytes] = {}
-        self._refusals: dict[int, bytes] = {}
+        self._refusals: dict[int, bytes] = {}      # by status; negative: the answer to a HEAD, without the body
 
-    def visit(
-        self, sink: Sink, link: Link | None, slug: bytes, query: bytes, *, head: bool, beacon: bool, prefetch: bool,
-        user_agent: bytes, referrer: bytes, place: Place,
-    ) -> Found | int:
+    def take(self, sink: Sink, link: Link | None, visit: Visit, place: Place) -> Found | int:
         """Take one visit; the sink gets its answer before this loop iteration ends (mode always: after the disk has it).
 
         Returns what that answer is: a redirect, or 404 or 410. `link` None: nobody knows the slug.
         """
-        found = link and self.redirector.click(
-            link, query, head=head, beacon=beacon, prefetch=prefetch, user_agent=user_agent, referrer=referrer, place=place
-        )
-        now = int(time.time())
-        if now != self._date_second:
-            self._set_date(now)
-        if not self._answers:
+        if not self._answers:      # the first of this iteration: all of them share its moment
             self._loop.call_soon(self.flush)
+            self._now_ms = self._clock_ms()
+            if self._now_ms // 1000 != self._date_second:
+                self._set_date(self._now_ms // 1000)
+        found = link and self.redirector.click(link, visit, place, self._now_ms)
         if found:
             tail = self._tails[found.link.referrer_policy]
             self._answers.append((sink, b"HTTP/1.1 302 Found\r\nLocation: %b%b" % (found.location, tail)))
             return found
         status = 410 if link else 404
-        self._missed(slug, status)
-        self._answers.append((sink, self._refusals[status] if not head else self._refusals[-status]))
+        self._missed(visit.slug, status)
+        self._answers.append((sink, self._refusals[-status if visit.head else status]))
         return status
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""What went wrong, as RFC 9457 problem+json: the one table from our errors to statuses and codes of the admin port.
+"""What went wrong, as RFC 9457 problem+json: the one table from our errors to statuses and codes.
 
 `code` is for programs and never changes its meaning; `detail` is for people. Nothing of a request comes back: field
 names are ours, values are not repeated. What nobody foresaw is logged in full and answered with a bare 500.
@@ -73,7 +73,7 @@ def problem_of(error: Exception) -> web.Response:
         return _of_http(error)
     if isinstance(error, Unavailable) or (isinstance(error, PostgresError) and _is_not_now(error)):
         return problem(503, "unavailable", "The database is away or busy; try again")
-    log.error("admin: unforeseen %s", type(error).__name__, exc_info=error)
+    log.error("unforeseen %s", type(error).__name__, exc_info=error)
     return problem(500, "internal", "Something went wrong here; it is in the log")
 
 

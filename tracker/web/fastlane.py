@@ -17,7 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from tracker.web.agents import Places
 from tracker.web.desk import Desk
-from tracker.web.framing import FRAME_LIMIT, frame, plain_click
+from tracker.web.framing import FRAME_LIMIT, HEAD_LIMIT, frame, plain_click
 
 IDLE_SECONDS: Final = 75          # nginx's default: longer than browsers and proxies keep a connection for
 DEADLINE_SECONDS: Final = 10      # for a head, and again for a body
@@ -106,7 +106,7 @@ class Lane(asyncio.Protocol):
     """One connection."""
 
     __slots__ = ("_active", "_busy", "_closed", "_eof", "_held", "_http", "_http_only", "_need", "_paused", "_peer", "_reading",
-                 "_since", "_transport", "_unanswered", "lanes")
+                 "_since", "_spoke", "_transport", "_unanswered", "lanes")
 
     _transport: asyncio.Transport
 
@@ -123,6 +123,7 @@ class Lane(asyncio.Protocol):
         self._reading = True
         self._eof = self._closed = False
         self._active = lanes.tick      # when something last happened
+        self._spoke = False            # whether the client has sent anything
         self._since: int | None = None # when the unfinished request began, or its body
 
     # What the loop tells us
@@ -165,6 +166,7 @@ class Lane(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._active = self.lanes.tick
+        self._spoke = True
         if self._http_only:
             self._feed(data)
         elif self._busy or self._paused or (self._held and self._since is None):
@@ -189,15 +191,12 @@ class Lane(asyncio.Protocol):
                 return self._hold(data[start:])
             click = plain_click(data, start)
             if click is not None:
-                link = links.get(click.slug)
+                visit, forwarded, after = click
+                link = links.get(visit.slug)
                 if link is not None or not desk.may_look_up():
                     self._unanswered += 1
-                    place = self.lanes.places.of(self._peer, click.forwarded)
-                    desk.visit(
-                        self, link, click.slug, click.query, head=click.head, beacon=False, prefetch=click.prefetch,
-                        user_agent=click.user_agent, referrer=click.referrer, place=place,
-                    )
-                    start = click.end
+                    desk.take(self, link, visit, self.lanes.places.of(self._peer, forwarded))
+                    start = after
                     if desk.draining:
                         return None      # its answer closes the connection
                     continue
@@ -243,7 +242,7 @@ class Lane(asyncio.Protocol):
             return len(held) < self._need
         head_end = held.find(b"\r\n\r\n", seen)
         if head_end < 0:
-            return len(held) <= FRAME_LIMIT and held.count(b"\n", seen) == held.count(b"\r\n", max(0, seen - 1))
+            return len(held) <= HEAD_LIMIT and held.count(b"\n", seen) == held.count(b"\r\n", max(0, seen - 1))
         self._since = self.lanes.tick      # the body has its own deadline
         return False
 
@@ -308,7 +307,7 @@ class Lane(asyncio.Protocol):
         """Whether the sweep should end this connection."""
         if self._since is not None and not self._busy:
             return tick - self._since > DEADLINE_SECONDS
-        return tick - self._active > IDLE_SECONDS
+        return tick - self._active > (IDLE_SECONDS if self._spoke else DEADLINE_SECONDS)
 
     def close(self, *, at_once: bool = False) -> None:
         """End the connection; `at_once` without waiting for a client that does not read."""

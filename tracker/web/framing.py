@@ -11,7 +11,8 @@ import re
 from typing import Final, NamedTuple
 
 CLICK_HEAD_LIMIT = 8192       # bytes of a whole plain click, below every limit aiohttp has (8,190 a line, 128 headers)
-FRAME_LIMIT = 65_536          # bytes of a whole request the lane will hold; larger ones are aiohttp's
+HEAD_LIMIT = 16_384           # bytes of an unfinished head the lane will hold: 20,000 slow strangers cost 330 MB, not 1.3 GB
+FRAME_LIMIT = 65_536          # bytes of a whole request; larger ones are aiohttp's
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _VALUE = rb"[^\x00-\x08\x0a-\x1f\x7f]*"
@@ -44,17 +45,24 @@ _UNFRAMED: Final = frozenset((b"transfer-encoding", b"upgrade", b"expect", b"te"
 _START: Final = re.compile(rb"[A-Z]{1,16}(?: [!-~]*(?: [HTTP/1.]*\r?)?)?")
 
 
-class PlainClick(NamedTuple):
-    """What the lane needs of a click's head; `end` is where the next request begins. Absent headers are b""."""
+class Visit(NamedTuple):
+    """What a click's request says, whichever lane read it. Absent headers are b""."""
 
-    end: int
-    head: bool            # HEAD, else GET; a POST (a beacon) has a length and goes the other way
     slug: bytes
-    query: bytes
+    query: bytes          # raw, after the question mark
     user_agent: bytes
     referrer: bytes
-    forwarded: bytes
+    head: bool
     prefetch: bool
+    beacon: bool          # a POST: browsers' sendBeacon and ping
+
+
+class PlainClick(NamedTuple):
+    """A visit the fast lane may answer; `end` is where the next request begins."""
+
+    visit: Visit
+    forwarded: bytes      # X-Forwarded-For
+    end: int
 
 
 def plain_click(data: bytes, start: int) -> PlainClick | None:
@@ -63,10 +71,9 @@ def plain_click(data: bytes, start: int) -> PlainClick | None:
     if match is None:
         return None
     method, slug, query, agent, _, referrer, forwarded, purpose, _ = match.groups(b"")
-    return PlainClick(
-        match.end(), method == b"HEAD", slug, query, agent.rstrip(b" \t"), referrer.rstrip(b" \t"), forwarded,
-        purpose != b"" and is_prefetch(purpose),
-    )
+    prefetch = purpose != b"" and is_prefetch(purpose)
+    visit = Visit(slug, query, agent.rstrip(b" \t"), referrer.rstrip(b" \t"), method == b"HEAD", prefetch, False)
+    return PlainClick(visit, forwarded, match.end())
 
 
 def is_prefetch(purpose: bytes) -> bool:
@@ -82,7 +89,7 @@ def frame(data: bytes, start: int) -> int:
     """
     head_end = data.find(b"\r\n\r\n", start)
     if head_end < 0:
-        return -1 if len(data) - start > FRAME_LIMIT or not _well_begun(data, start) else 0
+        return -1 if len(data) - start > HEAD_LIMIT or not _well_begun(data, start) else 0
     line = _REQUEST_LINE.match(data, start)
     if line is None:
         return -1

@@ -6,8 +6,7 @@ row; `commit`, once per loop iteration, writes all of them in one frame; the lan
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -19,6 +18,7 @@ from tracker.domain.visit_query import VisitQuery, parse_visit_query
 from tracker.storage.click_rows import BEACON, CLEANED, FALLBACK, HEAD, LENGTH, NULL, PREFETCH, TEST, fixed_columns, jsonb, text
 from tracker.storage.spool import SpoolUnavailable
 from tracker.web.agents import Agent, Memo, Place, Referrer, judge_agent, judge_referrer
+from tracker.web.framing import Visit
 
 LOCATION_LIMIT = 3500      # bytes: the whole answer fits the 4 KiB that nginx takes by default, so no query can make a 502
 CHANNEL_LIMIT = 64
@@ -54,7 +54,6 @@ class Redirector:
 
     def __init__(
         self, *, links: Mapping[bytes, Link], ids: ClickIdMaker, visitor_secret: bytes, log: ClickLog, counts: ClickCounts,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.links = links
         self._ids = ids
@@ -63,18 +62,14 @@ class Redirector:
         self._visitor_hash = blake2b()
         self._log = log
         self._counts = counts
-        self._clock_ms = clock_ms
         self._agents: Memo[bytes, Agent] = Memo(judge_agent, length=len)
         self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer, length=len)
         self._rows: list[bytes] = []
         self._visits = self._prefetches = self._heads = 0
 
-    def click(
-        self, link: Link, raw_query: bytes, *, head: bool, beacon: bool, prefetch: bool, user_agent: bytes, referrer: bytes,
-        place: Place,
-    ) -> Found | None:
+    def click(self, link: Link, visit: Visit, place: Place, now_ms: int) -> Found | None:
         """Take one visit of a known link. None: paused or expired, and no fallback (410); nothing is recorded then."""
-        now_ms = self._clock_ms()
+        _, raw_query, user_agent, referrer, head, prefetch, beacon = visit
         agent, came_from = self._agents[user_agent], self._referrers[referrer]
         flags = agent.flags | came_from.flags
         template = link.destination

@@ -30,7 +30,7 @@ def open_sockets(hosts: Sequence[str], port: int, *, copies: int = 1, setting: s
                 opened = _open(host, port, reuse_port=copies > 1)
             except OSError as exc:
                 if exc.errno == errno.EADDRINUSE:
-                    raise PortTakenError(f"port {port} is taken by another program: stop it, or choose another ({setting})") from exc
+                    raise PortTakenError(f"port {port} is taken by another program: stop it, or choose one ({setting})") from exc
                 if not hosts and host == "::" and exc.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     continue      # a machine without IPv6
                 raise
