@@ -8,9 +8,10 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 from owner_process import wait_for_end
@@ -28,13 +29,17 @@ INSERT INTO program_terms (program_id, valid_from) VALUES (7, '2000-01-01'), (8,
 INSERT INTO partners (partner_id, slug, name) VALUES (13, 'anna', 'Anna');
 INSERT INTO enrolments (program_id, partner_id, valid_from, status) VALUES (7, 13, '2000-01-01', 'active');
 INSERT INTO commission_terms (program_id, valid_from, kind, rate) VALUES (7, '2000-01-01', 'percent', 10);
-INSERT INTO credentials (credential_id, kind, token_hash) VALUES (5, 'token', sha256('{TOKEN}')), (6, 'token', sha256('{OTHER_TOKEN}'));
+INSERT INTO credentials (credential_id, kind, token_hash)
+    VALUES (5, 'token', sha256('{TOKEN}')), (6, 'token', sha256('{OTHER_TOKEN}'));
 INSERT INTO credential_programs (credential_id, program_id) VALUES (5, 7), (6, 8);
 """
 _LINKS = """
 INSERT INTO links (link_id, slug, program_id, partner_id, destination)
 SELECT i, 'l' || i, 7, 13, 'https://shop.example/p?cid={click_id}&s={sub1}' FROM generate_series(1, $1) AS i
 """
+
+
+Result = TypeVar("Result")
 
 
 def make_world(dsn: str, *, links: int = LINKS, schema: bool = False) -> None:
@@ -50,7 +55,13 @@ def make_world(dsn: str, *, links: int = LINKS, schema: bool = False) -> None:
         finally:
             await connection.close()
 
-    asyncio.run(fill())
+    _run(fill())
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    """In a thread of its own: Playwright keeps a loop running in the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def fetch(dsn: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:
@@ -63,7 +74,7 @@ def fetch(dsn: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         finally:
             await connection.close()
 
-    return asyncio.run(ask())
+    return _run(ask())
 
 
 def value(dsn: str, statement: str, *arguments: Any) -> Any:
@@ -85,7 +96,8 @@ class Database:
 
     def statements(self) -> int:
         """How many statements the server has logged, where its setting log_statement says that it logs them."""
-        return sum(" LOG:  execute " in line or " LOG:  statement: " in line for line in self._postgres.log_path.read_text().splitlines())
+        lines = self._postgres.log_path.read_text().splitlines()
+        return sum(" LOG:  execute " in line or " LOG:  statement: " in line for line in lines)
 
     def start(self) -> None:
         self._postgres.start()

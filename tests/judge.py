@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,8 +85,8 @@ class Clients:
         assert 0 == self._process.returncode
         history: dict[str, Any] = json.loads(told.splitlines()[-1])
         acks = [(token, int(number)) for token, number in map(bytes.split, self._out.read_bytes().splitlines())]
-        counts = {name: {int(key): count for key, count in history.pop(name).items()} for name in ("resent", "statuses")}
-        return History(acks, **counts, **history | {"odd": tuple(history["odd"])})
+        resent, statuses = ({int(key): count for key, count in history.pop(name).items()} for name in ("resent", "statuses"))
+        return History(acks, resent=resent, statuses=statuses, odd=tuple(history.pop("odd")), **history)
 
     def close(self) -> None:
         if self._process.poll() is None:
@@ -104,9 +104,15 @@ def clients(port: int, out: Path, *, connections: int = 32, links: int = LINKS) 
         started.close()
 
 
-def accusations(history: History, rows: Iterable[StoredClick], *, links: int = LINKS, uuid_of: Callable[[bytes], bytes] | None = None) -> list[str]:
-    """What is wrong, in words; empty: every promise was kept. `uuid_of` takes the stored id out of a token and raises for a forged one."""
-    uuid_of = uuid_of or (lambda token: KEYRING.verify(token).uuid)
+def uuid_in(token: bytes) -> bytes:
+    """The stored id that a token holds; raises when it is not the service's."""
+    return KEYRING.verify(token).uuid
+
+
+def accusations(
+    history: History, rows: Iterable[StoredClick], *, links: int = LINKS, uuid_of: Callable[[bytes], bytes] = uuid_in
+) -> list[str]:
+    """What is wrong, in words; empty: every promise was kept."""
     acked = [(uuid_of(token), number) for token, number in history.acks]
     rows = list(rows)
     stored = Counter(row.click_id for row in rows)
@@ -117,7 +123,7 @@ def accusations(history: History, rows: Iterable[StoredClick], *, links: int = L
     def sendings(number: int) -> int:
         return 1 + history.resent.get(number, 0) if 0 <= number < history.requests else 0
 
-    found = {
+    found: dict[str, Sequence[object]] = {
         "acknowledged, but no row": [uuid.hex() for uuid in answered if uuid not in stored],
         "acknowledged twice": [uuid.hex() for uuid, count in answered.items() if count > 1],
         "stored twice": [uuid.hex() for uuid, count in stored.items() if count > 1],
@@ -146,8 +152,9 @@ _CURSORS = "SELECT spool_id, next_seq, rows_stored, rows_stray, rows_quarantined
 _STATISTICS = """
     SELECT coalesce(s.link_id, r.link_id) AS link_id, s.kind, s.clicks, r.kind AS row_kind, r.clicks AS row_clicks
       FROM (SELECT link_id, kind, sum(clicks) AS clicks FROM click_statistics GROUP BY 1, 2) AS s
-      FULL JOIN (SELECT link_id, CASE WHEN flags & 8 > 0 THEN 'test' WHEN flags & 4 > 0 THEN 'head' WHEN flags & 2 > 0 THEN 'prefetch'
-                                      WHEN flags & 1 > 0 THEN 'bot' ELSE 'click' END AS kind, count(*) AS clicks
+      FULL JOIN (SELECT link_id, CASE WHEN flags & 8 > 0 THEN 'test' WHEN flags & 4 > 0 THEN 'head'
+                                      WHEN flags & 2 > 0 THEN 'prefetch' WHEN flags & 1 > 0 THEN 'bot' ELSE 'click' END AS kind,
+                        count(*) AS clicks
                    FROM clicks GROUP BY 1, 2) AS r USING (link_id, kind)
      WHERE s.clicks IS DISTINCT FROM r.clicks
 """
@@ -178,7 +185,9 @@ def all_is_shipped(dsn: str, spool_dir: Path) -> bool:
     return all(next(verify(path)).end_seq == marks.get(int(path.name, 16), 0) for path in find_spools(spool_dir))
 
 
-def assert_kept(dsn: str, spool_dir: Path, history: History, environ: Mapping[str, str], *, besides: Collection[bytes] = ()) -> None:
+def assert_kept(
+    dsn: str, spool_dir: Path, history: History, environ: Mapping[str, str], *, besides: Collection[bytes] = ()
+) -> None:
     """The verdict, once everything is shipped: the client's history, the law, the statistics, and `tracker verify` agree.
 
     `besides`: the ids of clicks that the test itself made.

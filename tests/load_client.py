@@ -29,7 +29,10 @@ REFERRERS = (
     b"", b"", b"", b"Referer: https://www.facebook.com/\r\n", b"Referer: https://www.google.com/search?q=shoes\r\n",
     b"Referer: https://news.example/a/b?c=%20d\r\n",
 )
-QUERIES = (b"", b"&sub2=a%20b", b"&utm_source=newsletter&utm_campaign=spring%2026", b"&ext=x-1&color=blue", b"&sub3=%E2%82%AC&gclid=Cj0KCQ")
+QUERIES = (
+    b"", b"&sub2=a%20b", b"&utm_source=newsletter&utm_campaign=spring%2026", b"&ext=x-1&color=blue",
+    b"&sub3=%E2%82%AC&gclid=Cj0KCQ",
+)
 
 TELL_EVERY = 200       # acknowledged clicks between two lines of progress
 RECONNECT_SECONDS = 0.02
@@ -102,7 +105,7 @@ class Browser(asyncio.Protocol):
         self.closed = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
         self.send()
 
     def send(self) -> None:
@@ -180,7 +183,8 @@ async def main(port: int, connections: int, links: int, out: Path) -> None:
         task.cancel()
     out.write_bytes(b"".join(b"%b %d\n" % ack for ack in crowd.acks))
     history = {
-        "sent": crowd.sent, "resent": dict(crowd.resent), "statuses": dict(crowd.statuses), "torn": crowd.torn, "refused": crowd.refused,
+        "sent": crowd.sent, "resent": dict(crowd.resent), "statuses": dict(crowd.statuses), "torn": crowd.torn,
+        "refused": crowd.refused,
         "unanswered_reused": crowd.unanswered_reused, "unanswered_fresh": crowd.unanswered_fresh, "mismatched": crowd.mismatched,
         "stuck": len(stuck), "requests": crowd.next_request, "odd": crowd.odd,
     }

@@ -7,7 +7,7 @@ import json
 import re
 import urllib.parse
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from demo_world import TOKEN
 from tracker_process import KEYRING
@@ -53,7 +53,7 @@ class Connection:
     def __init__(self, port: int, *, seconds: float = PATIENT_SECONDS) -> None:
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,9 +84,15 @@ def click(port: int, slug: str = "l1", query: str = "", **headers: str) -> Answe
         return connection.click(slug, query, **headers)
 
 
-def postback(port: int, *, seconds: float = PATIENT_SECONDS, **parameters: str) -> Answer:
-    """A postback on a new connection. TimeoutError when its sender has to wait longer than `seconds` for a byte."""
-    with Connection(port, seconds=seconds) as connection:
+def postback(port: int, **parameters: str) -> Answer:
+    """A postback on a new connection, from a patient sender."""
+    with Connection(port) as connection:
+        return connection.postback(**parameters)
+
+
+def urgent_postback(port: int, **parameters: str) -> Answer:
+    """A postback whose sender gives up when the contract is broken: TimeoutError after 1.5 s without an answer."""
+    with Connection(port, seconds=POSTBACK_SECONDS) as connection:
         return connection.postback(**parameters)
 
 

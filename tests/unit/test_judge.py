@@ -8,7 +8,8 @@ from judge import History, StoredClick, accusations
 
 LINKS = 10
 TOKENS = [b"token %d" % number for number in range(5)]
-HISTORY = History(acks=[(token, number) for number, token in enumerate(TOKENS)], sent=7, requests=6, resent={5: 1}, statuses={302: 5})
+ACKS = [(token, number) for number, token in enumerate(TOKENS)]
+HISTORY = History(ACKS, sent=7, requests=6, resent={5: 1}, statuses={302: 5})
 ROWS = [StoredClick(b"id of " + token, number % LINKS + 1, str(number)) for number, token in enumerate(TOKENS)]
 
 
