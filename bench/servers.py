@@ -145,7 +145,7 @@ def nginx(folder: Path, *, upstream: int | None = None, core: int = SERVER_CORE)
     action = "return 302 https://shop.example/p;"
     above = ""
     if upstream:
-        above = f"upstream edge {{ server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 1000000000; }}"
+        above = f"upstream edge {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; }}"
         headers = {"Connection": '""', "Host": "$host", "X-Forwarded-For": "$remote_addr"}
         action = "proxy_pass http://edge; proxy_http_version 1.1; "
         action += " ".join(f"proxy_set_header {name} {value};" for name, value in headers.items())
