@@ -149,7 +149,7 @@ def test_an_edge_starts_without_postgres_and_knows_everything_it_knew(database: 
     with running("edge", environ) as tracker:
         bought = click(tracker.public_port)
         until(lambda: value(database.dsn, "SELECT count(*) FROM clicks") == 1, "the click has a row")
-        until(lambda: len(list((tmp_path / "spool" / "numbers").glob("*.json"))) == 4, "the stock of worker numbers is full")
+        until(lambda: len(list((tmp_path / "spool" / "numbers").glob("*.json"))) >= 4, "the stock of worker numbers is full")
         tracker.terminate()
         assert 0 == tracker.exit_code()
     database.stop_immediately()

@@ -30,6 +30,7 @@ from postgres_fixtures import SCHEMA, PostgresFactory
 from tracker.domain.refusal import Reason
 from tracker.storage.journal import read_journal
 from tracker.storage.spool_log import SpoolUnavailable
+from tracker.web import postback_intake
 from tracker.web.postback_auth import sign, signed_part
 
 
@@ -263,6 +264,20 @@ async def test_nobody_waits_for_a_server_that_is_known_to_be_away(door: Door) ->
     """An outage of an hour must not hold 1.2 s of every sender's connection."""
     await door.disconnect()
     status, kept = await asyncio.wait_for(door.send(params={"click_id": door.click(), "token": SHOP_TOKEN}), 5)
+    assert (200, "queued") == (status, kept["status"])
+
+
+async def test_a_disk_that_stalls_has_all_the_time_there_is(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While PostgreSQL is away the disk is all there is: giving it less than the sender's patience would turn sales away."""
+    sync = door.spool.journal.sync
+
+    async def stall() -> None:
+        await asyncio.sleep(2 * postback_intake.SYNC_SECONDS)
+        await sync()
+
+    monkeypatch.setattr(door.spool.journal, "sync", stall)
+    await door.disconnect()
+    status, kept = await door.send(params={"click_id": door.click(), "token": SHOP_TOKEN})
     assert (200, "queued") == (status, kept["status"])
 
 

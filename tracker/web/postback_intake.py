@@ -179,7 +179,7 @@ class Intake:
         patience = AWAY_SECONDS if away else give_up_at - asyncio.get_running_loop().time()
         await asyncio.wait(futures, timeout=max(0.0, patience))
         committed = [_committed(future) for future in futures]
-        synced = None in committed and await self._sync()
+        synced = None in committed and await self._sync(give_up_at + SYNC_SECONDS)
         for case, message, answer in zip(cases, messages, committed, strict=True):
             unsure = Answer(QUEUED, self._conversion_id(message)) if synced else NotKept(Reason.UNAVAILABLE)
             self._conclude(case, answer or unsure, now_ms)
@@ -194,9 +194,10 @@ class Intake:
             self.kept[answer.status] = self.kept.get(answer.status, 0) + 1
             case.outcome = Kept(answer.status, answer.conversion_id, answer.reason, case.parameters.absent)
 
-    async def _sync(self) -> bool:
+    async def _sync(self, give_up_at: float) -> bool:
+        """Whether the journal is on the disk by then (loop time). A disk may stall for half a second and be well again."""
         try:
-            async with asyncio.timeout(SYNC_SECONDS):
+            async with asyncio.timeout_at(give_up_at):
                 await self._journal.sync()
         except (SpoolUnavailable, TimeoutError):
             return False
