@@ -79,7 +79,8 @@ def test_any_visit_becomes_one_storable_row_and_a_redirect_to_the_templates_host
 ) -> None:
     log, counts, link = Log(), Counts(), LINKS[slug]
     made = redirector(log, counts)
-    found = made.click(link, Visit(slug, query, agent, referrer, head, prefetch, beacon), PLACES.of("::1", b""), NOW_MS)
+    made.begin(NOW_MS)
+    found = made.click(link, Visit(slug, query, agent, referrer, head, prefetch, beacon), PLACES.of("::1", b""))
     assert isinstance(found, Found)
     made.commit()
     counts.assert_law()
@@ -129,9 +130,10 @@ def test_any_address_and_any_forwarded_line_gives_a_place(peer: str, forwarded: 
 def test_a_closed_link_without_fallback_leaves_no_row() -> None:
     log, counts = Log(), Counts()
     made = redirector(log, counts)
+    made.begin(NOW_MS)
     for slug in (b"paused", b"archived", b"expired"):
         visit = Visit(slug, b"sub1=a", b"", b"", head=False, prefetch=False, beacon=False)
-        assert made.click(LINKS[slug], visit, PLACES.of("::1", b""), NOW_MS) is None
+        assert made.click(LINKS[slug], visit, PLACES.of("::1", b"")) is None
     made.commit()
     assert ([], Counts()) == (log.rows, counts)
 
@@ -145,7 +147,8 @@ def test_visitors_are_told_apart_by_address_and_agent_and_only_for_a_day() -> No
 
     def visitor(ip: str, agent: bytes) -> int:
         visit = Visit(b"open", b"", agent, b"", head=False, prefetch=False, beacon=False)
-        made.click(LINKS[b"open"], visit, PLACES.of(ip, b""), now[0])
+        made.begin(now[0])
+        made.click(LINKS[b"open"], visit, PLACES.of(ip, b""))
         made.commit()
         return int(decode_row(log.rows[-1])["visitor"])
 
@@ -171,10 +174,11 @@ def test_a_memo_never_grows_beyond_its_limit() -> None:
 def test_a_location_too_long_keeps_its_click_id_and_drops_what_the_visitor_sent(destination: str) -> None:
     log, counts = Log(), Counts()
     made = redirector(log, counts)
+    made.begin(NOW_MS)
     link = make_link("long", destination, pass_query=True)
     query = b"sub1=" + b"%01" * 1024 + b"&sub2=" + b"%01" * 1024 + b"&y=" + b"z" * 1000
     visit = Visit(b"long", query, b"", b"", head=False, prefetch=False, beacon=False)
-    found = made.click(link, visit, PLACES.of("::1", b""), NOW_MS)
+    found = made.click(link, visit, PLACES.of("::1", b""))
     assert found is not None
     assert len(found.location) < 100
     [token] = re.findall(rb"[0-9a-v]{32}", found.location)

@@ -10,7 +10,7 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 from tracker.storage.click_rows import BOT, CLEANED, NULL, inet, text
-from tracker.storage.countries import NoCountries, open_countries
+from tracker.storage.countries import Countries, NoCountries
 from tracker.web.agents import REFERRER_LIMIT, USER_AGENT_LIMIT, Memo, Places, judge_agent, judge_referrer, parse_address
 
 CHROME = b"Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/129.0.0.0 Safari/537.36"
@@ -134,22 +134,32 @@ def test_only_so_much_of_an_address_is_stored_as_the_mode_allows():
     assert NULL + NULL == stored["drop", "192.0.2.77"]
 
 
-@pytest.mark.parametrize("shape", [{"country_code": "NP"}, {"country": {"iso_code": "NP"}}])
+@pytest.mark.parametrize("shape", [{"country_code": "NP"}, {"country": {"iso_code": "NP"}}, {"country": "np"}])
 def test_a_country_file_tells_the_country(tmp_path, shape):
     """Both shapes that files in the trade have; an address that is in none of it has no country."""
     writer = MMDBWriter(ip_version=4, database_type="test")
     writer.insert_network(IPSet(["203.0.113.0/24"]), shape)
     file = tmp_path / "countries.mmdb"
     writer.to_db_file(str(file))
-    places = Places(trusted=[], ip_mode="drop", countries=open_countries(file))
+    places = Places(trusted=[], ip_mode="drop", countries=Countries(file))
     assert text(b"NP") + NULL == places.of("203.0.113.9", b"").columns
     assert NULL + NULL == places.of("192.0.2.1", b"").columns
+    assert NULL + NULL == places.of("2001:db8::1", b"").columns      # an IPv4 file: no country, never an error
+
+
+@pytest.mark.parametrize("shape", [{"country": 7}, {"country": "Nepal"}, {"country": {"names": {}}}, {"country_code": "１２"}, {}])
+def test_a_country_file_of_another_kind_costs_no_click(tmp_path, shape):
+    writer = MMDBWriter(ip_version=6, database_type="test")
+    writer.insert_network(IPSet(["2001:db8::/32"]), shape)
+    file = tmp_path / "countries.mmdb"
+    writer.to_db_file(str(file))
+    assert Countries(file).of(parse_address("2001:db8::1")) is None
 
 
 def test_a_broken_country_file_is_one_sentence(tmp_path):
     (tmp_path / "x.mmdb").write_bytes(b"no database")
     with pytest.raises(NoCountries, match=r"TRACKER_GEOIP_DB: .* is no \.mmdb file"):
-        open_countries(Path(tmp_path / "x.mmdb"))
+        Countries(Path(tmp_path / "x.mmdb"))
 
 
 def test_a_memo_forgets_when_it_is_full():

@@ -19,9 +19,7 @@ def test_a_plain_click_is_taken_apart() -> None:
         b"Cookie: a=b",
         first=b"HEAD /c/Slug?sub1=%20&x HTTP/1.1",
     )
-    visit = Visit(
-        slug=b"Slug", query=b"sub1=%20&x", user_agent=b"Mozilla/5.0", referrer=b"https://t.co/", head=True, prefetch=True, beacon=False
-    )
+    visit = Visit(b"Slug", b"sub1=%20&x", b"Mozilla/5.0", b"https://t.co/", head=True, prefetch=True, beacon=False)
     expected = PlainClick(visit, forwarded=b"192.0.2.1", end=3 + len(data))
     assert expected == plain_click(b"..." + data + CLICK, 3)
 

@@ -146,15 +146,16 @@ class ClickIdMaker:
         mac_of.update(head)
         mac = mac_of.digest()
         m = int.from_bytes(mac, "big")
-        token = b"%b%b%b%b%b%b%b%b%b%b" % (
+        token = b"".join((
             self._prefix, _PAIRS[flags << 4 | self._key_number], link_text, self._worker_text,
             _PAIRS[counter >> 10], _PAIRS[counter & 1023],
             _PAIRS[m >> 30], _PAIRS[m >> 20 & 1023], _PAIRS[m >> 10 & 1023], _PAIRS[m & 1023],
-        )
+        ))
         return head + mac[:1], token
 
     def _enter(self, ms: int) -> None:
         self._last_ms = ms
         self._counter = self._first = self._random_counter()
         self._base = ms << 75 | self._key_number << 65 | self._worker
-        self._prefix = encode(ms, 9)
+        pairs = _PAIRS[ms >> 35] + _PAIRS[ms >> 25 & 1023] + _PAIRS[ms >> 15 & 1023] + _PAIRS[ms >> 5 & 1023]
+        self._prefix = pairs + ALPHABET[ms & 31:][:1]

@@ -14,6 +14,8 @@ PARAMETER_LIMIT = 64     # parameters kept
 NAME_LIMIT = 64          # bytes
 VALUE_LIMIT = 1024       # bytes
 
+_PERCENT, _PLUS, _NUL = b"%+\0"
+
 LABELS: Final = (*(f"sub{n}" for n in range(1, 11)), "ext")
 LABEL_SLOT: Final = {f"{prefix}{name}": slot for slot, name in enumerate(LABELS) for prefix in ("", "query.")}
 _SLOT: Final = {name.encode(): slot for slot, name in enumerate(LABELS)}
@@ -21,9 +23,9 @@ _SLOT: Final = {name.encode(): slot for slot, name in enumerate(LABELS)}
 
 @dataclass(slots=True)
 class VisitQuery:
-    """A parsed query. `labels` in the order of LABELS; `rest` is what goes to jsonb; `changed`: something was cleaned or cut."""
+    """A parsed query. `labels` by place in LABELS; `rest` is what goes to jsonb; `changed`: something was cleaned or cut."""
 
-    labels: list[bytes | None]
+    labels: dict[int, bytes]
     rest: dict[str, str | list[str]]
     changed: bool
 
@@ -31,29 +33,33 @@ class VisitQuery:
         """What the macro {name} writes: a label, or the first value of the parameter NAME of {query.NAME}; b"" for none."""
         slot = LABEL_SLOT.get(name)
         if slot is not None:
-            return self.labels[slot] or b""
+            return self.labels.get(slot, b"")
         value = self.rest.get(name.removeprefix("query."), "")
         return (value if isinstance(value, str) else value[0]).encode()
 
 
 def parse_visit_query(raw: bytes) -> VisitQuery:
-    """From the raw bytes after the question mark."""
-    labels: list[bytes | None] = [None] * len(LABELS)
+    """From the raw bytes after the question mark.
+
+    Bytes are looked for by number: `37 in raw` takes 30 ns, `b"%" in raw` 230, since CPython first tries the other reading.
+    """
+    labels: dict[int, bytes] = {}
     rest: dict[str, str | list[str]] = {}
     changed = False
     pairs = raw.split(b"&", PARAMETER_LIMIT)
     if len(pairs) > PARAMETER_LIMIT:
         pairs.pop()
         changed = True
+    plain = not (_PERCENT in raw or _PLUS in raw or _NUL in raw) and raw.isascii()
     for pair in pairs:
         name, _, value = pair.partition(b"=")
-        if len(pair) > NAME_LIMIT or b"%" in pair or b"+" in pair or b"\0" in pair or not pair.isascii():
+        if not plain or len(name) > NAME_LIMIT or len(value) > VALUE_LIMIT:
             name, name_changed = _clean(name, NAME_LIMIT)
             value, value_changed = _clean(value, VALUE_LIMIT)
             changed = changed or name_changed or value_changed
         slot = _SLOT.get(name)
         if slot is not None:
-            if value and labels[slot] is None:
+            if value and slot not in labels:
                 labels[slot] = value
         elif name:
             key, word = name.decode(), value.decode()
@@ -67,10 +73,12 @@ def parse_visit_query(raw: bytes) -> VisitQuery:
 
 def _clean(raw: bytes, limit: int) -> tuple[bytes, bool]:
     """Unescape; then storable UTF-8 of at most `limit` bytes, and whether that changed more than the escapes."""
-    value = raw.replace(b"+", b" ")
-    if b"%" in value:
+    value = raw
+    if _PLUS in value:
+        value = value.replace(b"+", b" ")
+    if _PERCENT in value:
         value = unquote_to_bytes(value)
-    if value.isascii() and b"\0" not in value and len(value) <= limit:
+    if len(value) <= limit and _NUL not in value and value.isascii():
         return value, False
     text = value.decode("utf-8", "replace").replace("\0", "\ufffd").encode()
     if len(text) > limit:

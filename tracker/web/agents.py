@@ -18,7 +18,7 @@ from aiohttp import web
 from ua_parser_rs import UserAgentExtractor
 
 from tracker.storage.click_rows import BOT, CLEANED, NULL, inet, text
-from tracker.storage.countries import CountryReader
+from tracker.storage.countries import Countries
 
 USER_AGENT_LIMIT = 512     # bytes kept; real ones end near 300
 REFERRER_LIMIT = 1024
@@ -159,7 +159,7 @@ class Place(NamedTuple):
 class Places:
     """Addresses of visitors: the peer's, or behind trusted proxies the one X-Forwarded-For names, counted from the right."""
 
-    def __init__(self, *, trusted: Sequence[Network], ip_mode: str, countries: CountryReader | None) -> None:
+    def __init__(self, *, trusted: Sequence[Network], ip_mode: str, countries: Countries | None) -> None:
         self._trusted, self._ip_mode, self._countries = trusted, ip_mode, countries
         self._of: Memo[tuple[str, bytes], Place] = Memo(self._judge, length=lambda key: len(key[1]))
 
@@ -178,7 +178,8 @@ class Places:
             return Place(NULL + NULL, b"", "")
         prefix = address.max_prefixlen if self._ip_mode == "full" else 24 if address.version == 4 else 48
         stored = None if self._ip_mode == "drop" else address
-        return Place(text(self._country(address)) + inet(stored, prefix), address.packed, str(address))
+        country = self._countries.of(address) if self._countries else None
+        return Place(text(country) + inet(stored, prefix), address.packed, str(address))
 
     def _client(self, peer: str, forwarded: bytes) -> Address | None:
         address = parse_address(peer)
@@ -190,13 +191,6 @@ class Places:
                 break
             address = named
         return address
-
-    def _country(self, address: Address) -> bytes | None:
-        found = self._countries.get(str(address)) if self._countries else None
-        if not isinstance(found, dict):
-            return None
-        code = found.get("country_code") or (found.get("country") or {}).get("iso_code")
-        return code.encode() if isinstance(code, str) and len(code) == 2 and code.isascii() else None
 
 
 def parse_address(written: str) -> Address | None:

@@ -30,6 +30,10 @@ class _Handler:
         if not self.ready.done():
             self.ready.set_result(None)
 
+    def abandon(self) -> None:
+        if not self.ready.done():
+            self.ready.cancel()      # aiohttp then closes the connection
+
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
     """Slug and raw query of a click's request target; slug b"" when there is none. Forgives what people's programs append."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
@@ -18,6 +19,8 @@ from tracker.web.agents import Place
 from tracker.web.framing import Visit
 from tracker.web.redirect import Found, Redirector
 
+log = logging.getLogger(__name__)
+
 REFERRER_POLICY: Final = {"none": "no-referrer", "origin": "strict-origin-when-cross-origin", "full": "no-referrer-when-downgrade"}
 
 NOT_FOUND: Final = b'{"type":"about:blank","title":"No such link","status":404,"code":"unknown_link"}'
@@ -28,6 +31,9 @@ class Sink(Protocol):
     """Who waits for an answer: a connection, or aiohttp's handler."""
 
     def deliver(self, answer: bytes) -> None: ...
+
+    def abandon(self) -> None:
+        """There will be none: the connection is closed without a word, and its client may ask again."""
 
 
 class Desk:
@@ -49,7 +55,6 @@ class Desk:
         self._unsynced: list[tuple[Sink, bytes]] = []
         self._syncing: asyncio.Task[None] | None = None
         self._clock_ms = clock_ms
-        self._now_ms = 0
         self._date_second = 0
         self._tails: dict[str, bytes] = {}
         self._refusals: dict[int, bytes] = {}      # by status; negative: the answer to a HEAD, without the body
@@ -61,13 +66,14 @@ class Desk:
         """
         if not self._answers:      # the first of this iteration: all of them share its moment
             self._loop.call_soon(self.flush)
-            self._now_ms = self._clock_ms()
-            if self._now_ms // 1000 != self._date_second:
-                self._set_date(self._now_ms // 1000)
-        found = link and self.redirector.click(link, visit, place, self._now_ms)
+            now_ms = self._clock_ms()
+            self.redirector.begin(now_ms)
+            if now_ms // 1000 != self._date_second:
+                self._set_date(now_ms // 1000)
+        found = link and self.redirector.click(link, visit, place)
         if found:
-            tail = self._tails[found.link.referrer_policy]
-            self._answers.append((sink, b"HTTP/1.1 302 Found\r\nLocation: %b%b" % (found.location, tail)))
+            location, by = found
+            self._answers.append((sink, b"HTTP/1.1 302 Found\r\nLocation: " + location + self._tails[by.referrer_policy]))
             return found
         status = 410 if link else 404
         self._missed(visit.slug, status)
@@ -75,12 +81,16 @@ class Desk:
         return status
 
     def flush(self) -> None:
-        """Write the rows, then let the answers go."""
-        self.redirector.commit()
+        """Write the rows, then let the answers go. Should the write end in what nobody foresaw, none may go."""
         answers, self._answers = self._answers, []
+        try:
+            self.redirector.commit()
+        except BaseException:
+            for sink, _ in answers:
+                sink.abandon()
+            raise
         if self._sync is None:
-            for sink, answer in answers:
-                sink.deliver(answer)
+            _deliver(answers)
             return
         self._unsynced += answers
         if self._syncing is None:
@@ -92,13 +102,14 @@ class Desk:
         self._date_second = 0
 
     async def _deliver_synced(self, sync: Callable[[], Awaitable[None]]) -> None:
-        while self._unsynced:
-            answers, self._unsynced = self._unsynced, []
-            with contextlib.suppress(SpoolUnavailable):      # the visitor goes on; the log keeps the rows, counts and tells
-                await sync()
-            for sink, answer in answers:
-                sink.deliver(answer)
-        self._syncing = None
+        try:
+            while self._unsynced:
+                answers, self._unsynced = self._unsynced, []
+                with contextlib.suppress(SpoolUnavailable):      # the visitor goes on; the log keeps the rows, counts and tells
+                    await sync()
+                _deliver(answers)
+        finally:
+            self._syncing = None
 
     def _set_date(self, now: int) -> None:
         self._date_second = now
@@ -115,3 +126,12 @@ class Desk:
             head %= (status, reason, len(body))
             self._refusals[status] = head + common + body
             self._refusals[-status] = head + common
+
+
+def _deliver(answers: list[tuple[Sink, bytes]]) -> None:
+    for sink, answer in answers:
+        try:
+            sink.deliver(answer)
+        except Exception:      # one connection's trouble must not cost the others their answers
+            log.exception("an answer could not be delivered")
+            sink.abandon()

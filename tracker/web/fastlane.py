@@ -259,6 +259,11 @@ class Lane(asyncio.Protocol):
         elif not self._unanswered:
             self._go_on()
 
+    def abandon(self) -> None:
+        """The desk has no answer: whoever asked may ask again."""
+        self._unanswered -= 1
+        self.close(at_once=True)
+
     def answered(self, keep: bool) -> None:
         """aiohttp has written the answer to the request it was fed."""
         self._active = self.lanes.tick

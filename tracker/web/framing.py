@@ -15,7 +15,7 @@ HEAD_LIMIT = 16_384           # bytes of an unfinished head the lane will hold: 
 FRAME_LIMIT = 65_536          # bytes of a whole request; larger ones are aiohttp's
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_VALUE = rb"[^\x00-\x08\x0a-\x1f\x7f]*"
+_VALUE = rb"[^\x00-\x08\x0a-\x1f\x7f]*+"
 
 # A plain click. Groups: 1 method, 2 slug, 3 query, 4 user agent, 5 host, 6 referrer, 7 forwarded, 8 purpose, 9 keep-alive.
 # One expression: a header dictionary cost twice as much. Names that matter are matched once each (the
@@ -26,6 +26,8 @@ _CLICK: Final = re.compile(
     rb"(GET|HEAD) /c/([A-Za-z0-9_-]{1,64})[/.,;:!)'\]>]*(?:[?&]([!-\"$-~]*))? HTTP/1\.1\r\n"
     rb"(?:"
     rb"[ABDFGIJLNOQVWYZabdfgijlnoqvwyz][!#$%&'*+.^_`|~0-9A-Za-z-]*:" + _VALUE + rb"\r\n"
+    rb"|[Ss]ec-(?:[Ff]etch|[Cc][Hh]|[Gg][Pp][Cc])[!#$%&'*+.^_`|~0-9A-Za-z-]*:" + _VALUE + rb"\r\n"
+    rb"|[Uu]pgrade-[Ii]nsecure-[Rr]equests:" + _VALUE + rb"\r\n"
     rb"|(?i:user-agent)(?(4)(?!)):[ \t]*+(" + _VALUE + rb")\r\n"
     rb"|(?i:host)(?(5)(?!)):[ \t]*+([A-Za-z0-9._:\[\]-]+)[ \t]*\r\n"
     rb"|(?i:referer)(?(6)(?!)):[ \t]*+(" + _VALUE + rb")\r\n"

@@ -24,7 +24,8 @@ LOCATION_LIMIT = 3500      # bytes: the whole answer fits the 4 KiB that nginx t
 CHANNEL_LIMIT = 64
 DAY_MS = 86_400_000
 
-_NO_QUERY = NULL * 12      # sub1 … sub10, ext, query
+_NO_COLUMNS = [NULL] * 12      # sub1 … sub10, ext, query
+_NO_QUERY = b"".join(_NO_COLUMNS)
 
 
 class Found(NamedTuple):
@@ -64,12 +65,20 @@ class Redirector:
         self._counts = counts
         self._agents: Memo[bytes, Agent] = Memo(judge_agent, length=len)
         self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer, length=len)
+        self._now_ms = 0
+        self._spooled = True
         self._rows: list[bytes] = []
         self._visits = self._prefetches = self._heads = 0
 
-    def click(self, link: Link, visit: Visit, place: Place, now_ms: int) -> Found | None:
+    def begin(self, now_ms: int) -> None:
+        """The clicks until `commit` share this moment, and whether the spool can be written."""
+        self._now_ms = now_ms
+        self._spooled = self._log.available
+
+    def click(self, link: Link, visit: Visit, place: Place) -> Found | None:
         """Take one visit of a known link. None: paused or expired, and no fallback (410); nothing is recorded then."""
         _, raw_query, user_agent, referrer, head, prefetch, beacon = visit
+        now_ms = self._now_ms
         agent, came_from = self._agents[user_agent], self._referrers[referrer]
         flags = agent.flags | came_from.flags
         template = link.destination
@@ -95,12 +104,12 @@ class Redirector:
                 flags |= TEST
             if channel is None and "utm_source" in query.rest:
                 channel = query.first("utm_source").lower()[:CHANNEL_LIMIT].decode("utf-8", "ignore").encode() or None
-            columns = b"".join([NULL if label is None else LENGTH[len(label)] + label for label in query.labels])
-            columns += jsonb(orjson.dumps(query.rest)) if query.rest else NULL
+            columns = _columns(query)
         if channel is None:
             channel = came_from.channel
-        spooled = self._log.available
-        click_id, token = self._ids.make(now_ms, link.link_id, link.id_text, test=flags & TEST != 0, not_spooled=not spooled)
+        click_id, token = self._ids.make(
+            now_ms, link.link_id, link.id_text, test=flags & TEST != 0, not_spooled=not self._spooled
+        )
         if template.only_click_id and not link.pass_query:
             location = template.literals[0] + token + template.literals[1] + template.fragment[0]
         else:
@@ -125,7 +134,7 @@ class Redirector:
             return
         self._rows = []
         appended = 0
-        if self._log.available:
+        if self._spooled:
             try:
                 self._log.append(rows)
                 appended = len(rows)
@@ -160,3 +169,13 @@ class Redirector:
         visitor = self._visitor_hash.copy()
         visitor.update(address + b"\0" + user_agent)
         return int.from_bytes(visitor.digest(), "big", signed=True)
+
+
+def _columns(query: VisitQuery) -> bytes:
+    """sub1 … sub10, ext and query."""
+    parts = _NO_COLUMNS.copy()
+    for slot, label in query.labels.items():
+        parts[slot] = LENGTH[len(label)] + label
+    if query.rest:
+        parts[-1] = jsonb(orjson.dumps(query.rest))
+    return b"".join(parts)
