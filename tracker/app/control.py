@@ -9,6 +9,7 @@ import platform
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -35,6 +36,7 @@ POOL_SIZE: Final = 8           # API requests in PostgreSQL at once; the jobs ha
 RETRY_SECONDS: Final = 2.0
 NUMBERS_SECONDS: Final = 3600.0
 GAUGES_SECONDS: Final = 10.0
+CLOCK_SECONDS: Final = 2.0     # ids are made by this machine's clock; windows and terms are judged by what they say
 
 _GAUGES: Final = """
     SELECT (SELECT count(*) FROM (SELECT 1 FROM pending LIMIT 100000) AS p) AS pending,
@@ -61,14 +63,24 @@ class Control:
         self._pool = await create_pool(self._dsn, max_size=POOL_SIZE)
         if self._settings.admin_token:
             self.api = AdminApi(Store(self._pool), admin_token=self._settings.admin_token, decide=self._decide).application()
-        for work in (
-            self._run_job("partitions", PARTITIONS_SECONDS, keep_partitions),
-            self._run_job("statistics", STATISTICS_SECONDS, fold_statistics),
-            self._run_job("numbers", NUMBERS_SECONDS, reclaim),
-            PendingJob(self._dsn, self._holder).run(),
-            self._keep_gauges(),
+        pending = PendingJob(self._dsn, self._holder)
+        for name, work in (
+            ("partitions", partial(self._run_job, "partitions", PARTITIONS_SECONDS, keep_partitions)),
+            ("statistics", partial(self._run_job, "statistics", STATISTICS_SECONDS, fold_statistics)),
+            ("numbers", partial(self._run_job, "numbers", NUMBERS_SECONDS, reclaim)),
+            ("pending", pending.run),
+            ("gauges", self._keep_gauges),
         ):
-            self._tasks.append(asyncio.create_task(work))
+            self._tasks.append(asyncio.create_task(self._for_ever(name, work)))
+
+    async def _for_ever(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """A job that ends in what nobody foresaw is told and begun again: money must not stand still in silence."""
+        while True:
+            try:
+                await work()
+            except Exception:
+                log.exception("job %s failed and is begun again", name)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -97,7 +109,7 @@ class Control:
                             await job(connection)
                         await asyncio.sleep(every_seconds)
                 finally:
-                    connection.terminate()
+                    await _let_go(lease, connection)
             except (*Unavailable, PostgresError) as exc:
                 log.warning("job %s waits for PostgreSQL: %s: %s", name, type(exc).__name__, exc)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -115,9 +127,23 @@ class Control:
                         self._page.set("tracker_pending_postbacks", found["pending"])
                         self._page.set("tracker_stray_rows", found["strays"])
                         self._page.set("tracker_partitions_ahead_seconds", (found["days_ahead"] or 0) * 86_400)
-                        self._page.set("tracker_clock_offset_seconds", abs((before + time.time()) / 2 - found["now"]))
+                        offset = (before + time.time()) / 2 - found["now"]
+                        self._page.set("tracker_clock_offset_seconds", abs(offset))
+                        if abs(offset) > CLOCK_SECONDS:
+                            log.warning("this machine's clock is %.1f s off PostgreSQL's", offset)
                         await asyncio.sleep(GAUGES_SECONDS)
                 finally:
                     connection.terminate()
             except (*Unavailable, PostgresError):
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _let_go(lease: Lease, connection: Connection) -> None:
+    """Give the lease back, so that the next control process need not wait for it to expire; not for long."""
+    try:
+        async with asyncio.timeout(1.0):
+            await lease.release(connection)
+    except (*Unavailable, PostgresError):
+        pass      # it expires by itself
+    finally:
+        connection.terminate()

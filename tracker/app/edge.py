@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import secrets
 import socket
 import time
@@ -56,6 +57,7 @@ HANDLERS_SECONDS = 2.0        # for what still runs after that
 STORE_SECONDS = 10.0          # to ship and record what is left; what is not stays in the spool for the next start
 DRAIN_SECONDS = SERVE_ON_SECONDS + CONNECTIONS_SECONDS + 2 * HANDLERS_SECONDS + STORE_SECONDS   # at most; k8s/ must grant more
 CONNECTION_LIMIT = 20_000     # a worker's; with 4 KiB a connection some 80 MB
+KEPT_DESCRIPTORS = 256        # for spool, PostgreSQL and sockets: strangers' connections must not keep segments from being made
 MISSES_SECONDS = 60.0
 
 
@@ -77,6 +79,7 @@ class Edge:
     async def start(self) -> None:
         """Everything up, doors open last. Raises what makes a start impossible, in words for people."""
         settings, loop = self._settings, asyncio.get_running_loop()
+        descriptors = _raise_descriptor_limit()
         settings.spool_dir.mkdir(parents=True, exist_ok=True)
         keyring = Keyring(settings.secret_keys)
         self._number = await take_number(self._dsn, settings.spool_dir)
@@ -125,8 +128,12 @@ class Edge:
         )
         await self._runner.setup()
         assert self._runner.server is not None
-        self._lanes = Lanes(desk=self._desk, places=places, server=self._runner.server, connection_limit=CONNECTION_LIMIT)
+        self._lanes = Lanes(
+            desk=self._desk, places=places, server=self._runner.server,
+            connection_limit=min(CONNECTION_LIMIT, descriptors - KEPT_DESCRIPTORS),
+        )
         self._refusals.start()
+        self._second = time.monotonic()
         interval = (settings.sync_interval_ms or 50) / 1000
         for work in (
             self._shipper.run(), self._recorder.run(), self._dead.run(), self._keep_number(),
@@ -206,6 +213,9 @@ class Edge:
             log.info("visits that found no link", extra={"commonest": commonest, "unknown_total": self._misses.unknown})
 
     async def _each_second(self) -> None:
+        now = time.monotonic()
+        self._page.set("tracker_event_loop_lag_seconds", max(0.0, now - self._second - 1.0))
+        self._second = now
         self._lanes.sweep()
         self._publish()
 
@@ -267,6 +277,15 @@ class _ClickLog:
         first = self._log.append(rows)
         self._wake()
         return first
+
+
+def _raise_descriptor_limit() -> int:
+    """As many open files as this process may have: the usual soft limit of 1,024 is for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -12,6 +12,7 @@ from tracker.storage.postgres import PostgresError, Unavailable, connect
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+EXHAUSTED_SECONDS = 30.0
 SEEN_SECONDS = 600.0     # between words to PostgreSQL that the number is in use
 
 
@@ -22,6 +23,7 @@ class NumberTakenError(Exception):
 async def take_number(dsn: str, root: Path) -> int:
     """A number nobody else has, from the stock under `root`; an empty stock is filled first, which needs PostgreSQL once."""
     told = False
+    vain = 0
     while True:
         try:
             return worker_numbers.take(root)
@@ -30,16 +32,19 @@ async def take_number(dsn: str, root: Path) -> int:
                 log.info("worker numbers: %s", exc)
                 told = True
         try:
-            await _top_up(dsn, root)
+            vain = 0 if await _top_up(dsn, root) else vain + 1
+            if vain > 1:      # once may only mean that another worker has filled the stock
+                log.error("all 32,768 worker numbers are taken; see worker_numbers for those whose spools are lost")
+                await asyncio.sleep(EXHAUSTED_SECONDS)
         except (*Unavailable, PostgresError) as exc:
             log.warning("waiting for PostgreSQL to give this machine its first worker numbers: %s: %s", type(exc).__name__, exc)
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _top_up(dsn: str, root: Path) -> None:
+async def _top_up(dsn: str, root: Path) -> int:
     connection = await connect(dsn)
     try:
-        await worker_numbers.top_up(connection, root)
+        return await worker_numbers.top_up(connection, root)
     finally:
         connection.terminate()
 

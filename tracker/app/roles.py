@@ -101,9 +101,10 @@ async def worker(settings: Settings, *, socket_fds: Sequence[int], metrics_fd: i
     await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
     if life.done():
         log.error("the parent is gone; this worker ends")
-        await worker.drain(serve_on_seconds=0.0)      # its successor wants the port
-    else:
+    if stop.done() and not unfit.done():
         await worker.drain()
+    else:
+        await worker.drain(serve_on_seconds=0.0)      # its successor wants the port, or it must make no more ids
     return 1 if unfit.done() else 0
 
 

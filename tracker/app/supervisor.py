@@ -18,11 +18,12 @@ from tracker.metrics import Page, Shared
 
 log = logging.getLogger(__name__)
 
-RESTART_SECONDS = 1.0         # pause before a worker that died within its first ten seconds is started again
+RESTART_SECONDS = 1.0         # pause before a worker that died within its first ten seconds is started again, doubled each time
+RESTART_MAX_SECONDS = 30.0
 QUICK_DEATH_SECONDS = 10.0
 STOP_SECONDS = 40.0           # a worker that has not ended by then is killed; its spool is whole, the next start ships it
 
-SETUP_FAILED = 78             # EX_CONFIG: a worker says that starting it again would not help
+SETUP_FAILED = 78             # EX_CONFIG: a worker says that its settings cannot work
 
 
 class Supervisor:
@@ -37,7 +38,8 @@ class Supervisor:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._tasks: list[asyncio.Task[int]] = []
         self._stopping = asyncio.Event()
-        self.failed = asyncio.Event()      # a worker cannot be started at all
+        self.failed = asyncio.Event()      # no worker has ever started, and none can
+        self._proven = False               # a worker of these settings has been ready
 
     @property
     def page(self) -> Page:
@@ -68,28 +70,46 @@ class Supervisor:
                 process.send_signal(number)
 
     async def _keep(self, index: int) -> int:
-        """Start worker `index` again and again; its last exit code."""
+        """Start worker `index` again and again; its last exit code.
+
+        A start that cannot work ends everything only while no worker has ever been ready: later it is the machine's
+        trouble (a full disk, no descriptors, no memory), the other workers serve on, and it is tried again.
+        """
         loop = asyncio.get_running_loop()
+        pause = 0.0
         while True:
             started = loop.time()
-            process = await self._start(index)
-            code = await process.wait()
-            del self._processes[index]
-            self._shared.page(index).clear_gauges()
-            self.page.set("tracker_workers", len(self._processes))
-            if self._stopping.is_set():
-                return code
-            if code == SETUP_FAILED:
-                self.failed.set()
-                return code
-            log.error("worker %d (pid %d) ended with %s and is replaced", index, process.pid, code)
-            self.page.add("tracker_worker_restarts_total")
-            if loop.time() - started < QUICK_DEATH_SECONDS:
-                try:
-                    await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
-                except TimeoutError:
-                    continue
-                return code
+            try:
+                process = await self._start(index)
+            except OSError as exc:
+                log.error("worker %d cannot be started: %s", index, exc)  # noqa: TRY400 - the machine's trouble, not ours
+                code: int | None = None
+            else:
+                code = await self._ended(index, process)
+                if self._stopping.is_set():
+                    return code
+                if code == SETUP_FAILED and not self._proven:
+                    self.failed.set()
+                    return code
+                log.error("worker %d (pid %d) ended with %s and is replaced", index, process.pid, code)
+                self.page.add("tracker_worker_restarts_total")
+            quick = code is None or loop.time() - started < QUICK_DEATH_SECONDS
+            pause = min(RESTART_MAX_SECONDS, max(RESTART_SECONDS, 2 * pause)) if quick else 0.0
+            try:
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            except TimeoutError:
+                continue
+            return 0
+
+    async def _ended(self, index: int, process: asyncio.subprocess.Process) -> int:
+        """Wait for a worker's end, noting whether it ever was ready."""
+        ending = asyncio.create_task(process.wait())
+        while not (await asyncio.wait({ending}, timeout=0.5))[0]:
+            self._proven = self._proven or self._shared.page(index).get("tracker_ready") > 0
+        del self._processes[index]
+        self._shared.page(index).clear_gauges()
+        self.page.set("tracker_workers", len(self._processes))
+        return ending.result()
 
     async def _start(self, index: int) -> asyncio.subprocess.Process:
         fds = [listening.fileno() for listening in self._sockets[index]]
