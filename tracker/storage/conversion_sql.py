@@ -96,6 +96,12 @@ WRITE_LOG: Final = """
            AS l (i, r, o, y, p, c, k, m)
 """
 WRITE_FAULT: Final = WRITE_LOG + " ON CONFLICT (message_id) DO UPDATE SET outcome = EXCLUDED.outcome, reason = EXCLUDED.reason"
+# Of messages played again: what was quarantined has its row already, with what was wrong then.
+WRITE_LOG_AGAIN: Final = WRITE_LOG + """
+        ON CONFLICT (message_id) DO UPDATE SET outcome = EXCLUDED.outcome, reason = EXCLUDED.reason,
+           program_id = EXCLUDED.program_id, conversion_id = EXCLUDED.conversion_id
+     WHERE postback_log.outcome = 'quarantined'
+"""
 WRITE_PENDING: Final = """
     INSERT INTO pending (click_id, message_id, conversion_id, credential_id, message)
     SELECT k, i, c, d, m::jsonb FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::text[]) AS p (k, i, c, d, m)

@@ -57,7 +57,19 @@ async def apply_messages(connection: Connection, messages: Sequence[Postback]) -
     A message in the postback log already is not applied again: its answer is the logged one. ValueError for messages
     nothing can be decided about.
     """
-    answers = await logged_answers(connection, [message.message_id for message in messages])
+    return await _apply(connection, messages, await logged_answers(connection, _ids(messages)), sql.WRITE_LOG)
+
+
+async def apply_again(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
+    """As apply_messages, for a replay: what was quarantined gets another chance, its cause may be mended."""
+    logged = await logged_answers(connection, _ids(messages))
+    settled = {message_id: answer for message_id, answer in logged.items() if answer.reason != QUARANTINED}
+    return await _apply(connection, messages, settled, sql.WRITE_LOG_AGAIN)
+
+
+async def _apply(
+    connection: Connection, messages: Sequence[Postback], answers: dict[bytes, Answer], write_log: str
+) -> dict[bytes, Answer]:
     fresh = [message for message in messages if message.message_id not in answers]
     if not fresh:
         return answers
@@ -69,7 +81,7 @@ async def apply_messages(connection: Connection, messages: Sequence[Postback]) -
     given += [(message, Answer(PENDING_CLICK, key_id(key))) for message, key, _ in screened.waiting]
     given += [(message, Answer(REFUSED, key_id(key), OVER_CAP)) for message, key in screened.over_cap]
     await _park(connection, screened.waiting)
-    await connection.execute(sql.WRITE_LOG, *columns((_log_row(message, answer) for message, answer in given), 8))
+    await connection.execute(write_log, *columns((_log_row(message, answer) for message, answer in given), 8))
     return answers | {message.message_id: answer for message, answer in given}
 
 
@@ -93,12 +105,11 @@ async def note_resolved(connection: Connection, given: Iterable[tuple[Postback, 
 
 
 async def logged_answers(connection: Connection, message_ids: Iterable[bytes]) -> dict[bytes, Answer]:
-    """The answers of those messages that were applied before."""
+    """The answers of those messages that were applied, or quarantined (the reason then is that word), before."""
     rows = await connection.fetch(sql.LOGGED, [UUID(bytes=id_) for id_ in message_ids])
     return {
-        row["message_id"].bytes: Answer(
-            QUEUED if row["outcome"] == QUARANTINED else row["outcome"], row["conversion_id"], row["reason"]
-        )
+        row["message_id"].bytes: Answer(QUEUED, None, QUARANTINED) if row["outcome"] == QUARANTINED
+        else Answer(row["outcome"], row["conversion_id"], row["reason"])
         for row in rows
     }
 
@@ -215,6 +226,10 @@ def _log_row(message: Postback, answer: Answer) -> tuple[object, ...]:
         UUID(bytes=message.message_id), moment(message.received_ms), answer.status, answer.reason, message.program_id,
         answer.conversion_id, uuid_of(message.click_id), _json(message.to_json()),
     )
+
+
+def _ids(messages: Iterable[Postback]) -> list[bytes]:
+    return [message.message_id for message in messages]
 
 
 def key_id(key: ConversionKey | None) -> UUID | None:

@@ -24,7 +24,7 @@ from uuid import UUID
 
 from tracker.domain.conversion import Step
 from tracker.domain.postback import Postback, Status
-from tracker.storage.conversion_store import QUEUED, Answer, decide_conversion, logged_answers
+from tracker.storage.conversion_store import QUEUED, Answer, apply_again, decide_conversion, logged_answers
 from tracker.storage.group_commit import LEAST_PATIENCE_MS, NoMark, commit_group, rough_key
 from tracker.storage.journal import BadJournalRowError, decode_row
 from tracker.storage.journal_mark import JournalMark, sequence_of
@@ -297,7 +297,8 @@ async def apply_journal(dsn: str, spool_id: int, reader: LogReader, *, seconds: 
 
 
 async def replay(connection: Connection, messages: Iterable[Postback]) -> dict[str, int]:
-    """Play journalled messages again, whatever the cursors say; those in the postback log are left alone.
+    """Play journalled messages again, whatever the cursors say; those in the postback log are left alone, unless they were
+    quarantined: these are tried again.
 
     Returns how many had which answer; keys that stay locked count as `locked`. Raises what is an outage: play again then.
     """
@@ -309,7 +310,7 @@ async def replay(connection: Connection, messages: Iterable[Postback]) -> dict[s
 
     source = iter(messages)
     while group := list(islice(source, MAX_GROUP)):
-        for unit in await commit_group(connection, group, NoMark(), count):
+        for unit in await commit_group(connection, group, NoMark(), count, apply=apply_again):
             tally["locked"] = tally.get("locked", 0) + len(unit)
     return tally
 
