@@ -392,6 +392,7 @@ CREATE TABLE IF NOT EXISTS pending (                       -- postbacks whose cl
 CREATE INDEX IF NOT EXISTS pending_conversion ON pending (conversion_id);
 CREATE INDEX IF NOT EXISTS pending_due ON pending (inserted_at);
 CREATE INDEX IF NOT EXISTS pending_message ON pending (message_id);
+CREATE INDEX IF NOT EXISTS pending_limited ON pending (((message ->> 'program_id')::int)) WHERE message ? 'limited';   -- the cap
 
 CREATE TABLE IF NOT EXISTS postback_log (                  -- every postback and what became of it (routed by message_id)
     message_id     uuid PRIMARY KEY,                       -- spool id and journal sequence number; random for refusals

@@ -23,6 +23,7 @@ from tracker.domain.commission import CommissionTerm
 from tracker.domain.conversion import Conversion, fold
 from tracker.domain.conversion_id import ConversionKey, key_of
 from tracker.domain.postback import Postback, Status
+from tracker.jobs.pending import PendingJob
 from tracker.storage import conversion_sql, recorder
 from tracker.storage.conversion_facts import find_clicks
 from tracker.storage.journal import read_journal
@@ -324,6 +325,22 @@ async def test_open_doors_make_so_many_pending_conversions_a_day(dsn: str, db: A
         assert "pending_cap" == answers[3].reason
         assert "recorded" == (await shop.post(sale(click, txid="3"))).status
     assert {"pending": 2, "approved": 1} == dict(await db.fetch("SELECT status, count(*)::int FROM conversion_state GROUP BY 1"))
+
+
+async def test_the_cap_holds_for_sales_sent_before_their_click_lands(dsn: str, db: Any, tmp_path: Path) -> None:
+    """Danger: whoever posts quickly after his click would be past the cap. Repetitions cost no room."""
+    click = click_id()
+    async with edge(dsn, tmp_path) as shop:
+        together = await asyncio.gather(*shop.send(*(sale(click, txid=txid, limited=True) for txid in "11333")))
+        answers = [*together, *[await shop.post(sale(click, txid=txid, limited=True)) for txid in ("1", "2", "3", "4")]]
+    assert ["pending_click"] * 6 + ["refused", "pending_click", "refused"] == [answer.status for answer in answers]
+    await land(db, click)
+    job = PendingJob(dsn, "control")
+    running = asyncio.create_task(job.run())
+    await eventually(lambda: db.fetchval("SELECT NOT EXISTS (SELECT FROM pending)"))
+    job.stop()
+    await running
+    assert ["1", "3"] == [row["txid"] for row in await db.fetch("SELECT txid FROM conversion_state ORDER BY 1")]
 
 
 async def test_a_coupon_of_any_alphabet_credits_its_partner(dsn: str, db: Any, tmp_path: Path) -> None:

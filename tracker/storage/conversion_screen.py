@@ -8,7 +8,7 @@ conversion_store.py's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -74,10 +74,10 @@ async def screen(
     if unsure:
         known = {row["conversion_id"]: row["click_id"] for row in await connection.fetch(sql.CREDITED_CLICKS, unsure)}
     awaited = {row["conversion_id"]: row["click_id"].bytes for row in await connection.fetch(sql.WAITING, list(ids.values()))}
-    room = await _room_for_limited(connection, fresh, programs, ids, known)
+    room = await _room_for_limited(connection, fresh, programs, ids, known.keys() | awaited.keys())
 
     screened = Screened()
-    made: set[UUID] = set()
+    taken = known.keys() | awaited.keys()   # keys that a limited message makes no more of
     for message in fresh:
         key = keys.get(message.message_id)
         if key is None:
@@ -88,12 +88,12 @@ async def screen(
         id_ = ids[message.message_id]
         if message.message_id in away and known.get(id_) is None and message.click_id is not None:
             awaited.setdefault(id_, message.click_id)
-        if message.limited and id_ not in known and id_ not in made:
+        if message.limited and id_ not in taken:
             if not room[key.program_id]:
                 screened.over_cap.append(Subject(message, key))
                 continue
             room[key.program_id] -= 1
-        made.add(id_)
+        taken.add(id_)
         if id_ in awaited:
             screened.waiting.append((message, key, awaited[id_]))
         else:
@@ -103,11 +103,16 @@ async def screen(
 
 async def _room_for_limited(
     connection: Connection, fresh: Sequence[Postback], programs: Mapping[int, Record], ids: Mapping[bytes, UUID],
-    known: Mapping[UUID, UUID | None],
+    taken: Collection[UUID],
 ) -> Counter[int]:
-    """How many more unconfirmed conversions each program takes today. Several edges at once may exceed it by a group."""
-    asking = {m.program_id for m in fresh if m.limited and m.program_id is not None and ids[m.message_id] not in known}
+    """How many more unconfirmed conversions each program takes today: those that wait for their click count as made, so
+    resolving needs to ask no more. Several edges at once may exceed it by a group."""
+    asking = {m.program_id for m in fresh if m.limited and m.program_id is not None and ids[m.message_id] not in taken}
     if not asking:
         return Counter()
-    made = {row["program_id"]: row["made"] for row in await connection.fetch(sql.UNCONFIRMED_TODAY, list(asking))}
-    return Counter({id_: max(0, programs[id_]["pending_cap"] - made.get(id_, 0)) for id_ in asking})
+    made: Counter[int] = Counter()
+    for row in await connection.fetch(sql.UNCONFIRMED_TODAY, list(asking)):
+        made[row["program_id"]] += row["made"]
+    for row in await connection.fetch(sql.UNCONFIRMED_WAITING, list(asking)):
+        made[row["program_id"]] += row["waiting"]
+    return Counter({id_: max(0, programs[id_]["pending_cap"] - made[id_]) for id_ in asking})

@@ -42,6 +42,11 @@ UNCONFIRMED_TODAY: Final = """
     SELECT program_id, count(*) AS made FROM conversion_state
      WHERE unconfirmed AND program_id = ANY($1::int[]) AND created_at >= date_trunc('day', now()) GROUP BY 1
 """
+# Keys that limited messages wait for: each is an unconfirmed conversion in a quarter of an hour at most.
+UNCONFIRMED_WAITING: Final = """
+    SELECT (message ->> 'program_id')::int AS program_id, count(DISTINCT conversion_id) AS waiting FROM pending
+     WHERE message ? 'limited' AND (message ->> 'program_id')::int = ANY($1::int[]) GROUP BY 1
+"""
 
 CLAIM: Final = """
     INSERT INTO conversion_state (conversion_id, program_id, event, txid, key_click_id, discriminator)
