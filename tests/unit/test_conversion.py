@@ -156,6 +156,18 @@ def test_terms_are_those_of_the_clicks_moment() -> None:
     assert Status.PENDING == first(clickless()).status
 
 
+def test_a_coupon_is_paid_by_the_terms_of_received_at_and_a_click_by_its_own() -> None:
+    """A click of last month is too late, the coupon is used today: its partner is paid by today's terms, not last month's."""
+    dated = ((0, 10), (CLICKED + 2 * DAY, 20))
+    terms = [CommissionTerm(valid_from_ms=at, kind="percent", rate=Decimal(rate)) for at, rate in dated]
+    program = replace(some_facts().programs[7], commissions=terms, terms=[ProgramTerms(0, 3)])
+    facts = some_facts(programs={7: program})
+    late = first(sale(coupon="bert10", received_ms=CLICKED + 4 * DAY), facts)
+    assert (Credit("coupon", "late", BERT), Money(Decimal("10.00"), "EUR")) == (late.credit, late.owed)
+    in_time = first(sale(coupon="bert10", received_ms=CLICKED + 3 * DAY), facts)
+    assert (Credit("click", None, ANNA), Money(Decimal("5.00"), "EUR")) == (in_time.credit, in_time.owed)
+
+
 def test_nothing_is_owed_for_test_clicks() -> None:
     made = step(None, sale(test=True))
     assert (Status.APPROVED, True, ()) == (made.after.status, made.after.test, made.ledger)

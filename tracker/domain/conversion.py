@@ -232,12 +232,14 @@ def _settle(before: Conversion, marked: Conversion, facts: Facts, outcome: Outco
 
 
 def _target(marked: Conversion, status: Status, credit: Credit, program: ProgramFacts) -> Money:
-    """What shall be owed: the commission when approved, else nothing. Test clicks are never owed for."""
+    """What shall be owed: the commission when approved, else nothing. Test clicks are never owed for.
+
+    By the terms of the moment that the credit was judged at: a coupon's is received-at, however old the click beside it.
+    """
     if status is not Status.APPROVED or marked.test or credit.partner_id is None:
         return NOTHING
-    term = find_term(
-        program.commissions, partner_id=credit.partner_id, event=marked.key.event, at_ms=marked.moment_ms
-    )
+    at_ms = marked.heard_ms if credit.kind == "coupon" else marked.moment_ms
+    term = find_term(program.commissions, partner_id=credit.partner_id, event=marked.key.event, at_ms=at_ms)
     return commission(term, marked.amount, marked.currency)
 
 
