@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,11 +71,11 @@ class Clients:
         self._process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.acked = 0
 
-    def wait_for_acks(self, more: int) -> None:
-        """Until so many more clicks are acknowledged than when they were last counted."""
+    def wait_for_acks(self, more: int, *, seconds: float = 0.0) -> None:
+        """Until so many more clicks are acknowledged than when they were last counted, and for at least so long."""
         assert self._process.stdout is not None
-        goal = self.acked + more
-        while self.acked < goal:
+        goal, end = self.acked + more, time.monotonic() + seconds
+        while self.acked < goal or time.monotonic() < end:
             word, _, count = self._process.stdout.readline().partition(" ")
             assert word == "acked", "the load client has ended"
             self.acked = int(count)
