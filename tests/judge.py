@@ -196,8 +196,8 @@ def assert_kept(
     assert history.acks, "the client was never answered: nothing is proved"
     rows = stored_clicks(dsn)
     assert sorted(besides) == sorted(row.click_id for row in rows if row.click_id in besides)
-    assert [] == accusations(history, [row for row in rows if row.click_id not in besides])
-    assert [] == spool_accusations(dsn, spool_dir)
+    found = accusations(history, [row for row in rows if row.click_id not in besides]) + spool_accusations(dsn, spool_dir)
+    assert [] == found, "\n".join(found)
     assert_verified(environ)
 
 
