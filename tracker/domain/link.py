@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
-from tracker.domain.click_id import TOKEN_LENGTH, encode
+from tracker.domain.click_id import TIME_LIMIT, TOKEN_LENGTH, encode
 
 DESTINATION_LIMIT = 2048     # characters; with what macros add, a Location must fit the 4 KiB that nginx takes for all headers
 WRITTEN_LIMIT = 3072         # bytes, international characters percent-encoded
@@ -182,7 +182,8 @@ class Link:
     allow_test: bool
     status: str                   # active, paused, archived
     expires_at_ms: int | None
-    id_text: bytes = field(default=b"")    # its six characters of every click id
+    open_until_ms: int            # leads to its destination before this moment, to its fallback, if any, from then on
+    id_text: bytes                # its six characters of every click id
 
     @classmethod
     def compile(
@@ -197,9 +198,7 @@ class Link:
             destination=parse_template(destination, constants),
             fallback=None if fallback is None else parse_template(fallback, constants, field="fallback"),
             channel=channel, pass_query=pass_query, referrer_policy=referrer_policy, allow_test=allow_test,
-            status=status, expires_at_ms=expires_at_ms, id_text=encode(link_id, 6),
+            status=status, expires_at_ms=expires_at_ms,
+            open_until_ms=0 if status != "active" else TIME_LIMIT if expires_at_ms is None else expires_at_ms,
+            id_text=encode(link_id, 6),
         )
-
-    def is_open(self, now_ms: int) -> bool:
-        """Whether it leads to its destination now; else to its fallback, if it has one."""
-        return self.status == "active" and (self.expires_at_ms is None or now_ms < self.expires_at_ms)

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from tracker.web.agents import Places
 from tracker.web.desk import GONE, NOT_FOUND, REFERRER_POLICY, Desk
-from tracker.web.framing import Visit, is_prefetch
+from tracker.web.framing import PREFETCH_HEADERS, Visit, is_prefetch
 
 _TARGET = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?/c/([^?&#]*)(?:[?&]([^#]*))?")
 _SLUG = re.compile(rb"([A-Za-z0-9_-]{1,64})[/.,;:!)'\]>\s]*")
@@ -52,7 +52,7 @@ def click_routes(desk: Desk, places: Places) -> list[web.RouteDef]:
             link = await desk.look_up(slug)
         visit = Visit(
             slug, query, _first(request, "User-Agent"), _first(request, "Referer"), head=request.method == "HEAD",
-            prefetch=is_prefetch(_all(request, "Sec-Purpose", "Purpose", "X-Moz")), beacon=request.method == "POST",
+            prefetch=is_prefetch(_all(request, *PREFETCH_HEADERS)), beacon=request.method == "POST",
         )
         waiting = _Handler()
         outcome = desk.take(waiting, link, visit, places.of_request(request))

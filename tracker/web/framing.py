@@ -67,6 +67,9 @@ class PlainClick(NamedTuple):
     end: int
 
 
+_new = tuple.__new__
+
+
 def plain_click(data: bytes, start: int) -> PlainClick | None:
     """The request at `start` when it is a plain click and whole; None: something else, judge it with `frame`."""
     match = _CLICK.match(data, start, start + CLICK_HEAD_LIMIT)
@@ -74,8 +77,12 @@ def plain_click(data: bytes, start: int) -> PlainClick | None:
         return None
     method, slug, query, agent, _, referrer, forwarded, purpose, _ = match.groups(b"")
     prefetch = purpose != b"" and is_prefetch(purpose)
-    visit = Visit(slug, query, agent.rstrip(b" \t"), referrer.rstrip(b" \t"), method == b"HEAD", prefetch, False)
-    return PlainClick(visit, forwarded, match.end())
+    # tuple.__new__ is what the class calls in the end: a third of the cost, three times a click.
+    visit = _new(Visit, (slug, query, agent.rstrip(b" \t"), referrer.rstrip(b" \t"), method == b"HEAD", prefetch, False))
+    return _new(PlainClick, (visit, forwarded, match.end()))
+
+
+PREFETCH_HEADERS: Final = ("Sec-Purpose", "Purpose", "X-Moz")
 
 
 def is_prefetch(purpose: bytes) -> bool:
