@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
 from typing import Any
+from uuid import UUID
 
 
 class Status(IntEnum):
@@ -28,6 +29,16 @@ class Status(IntEnum):
 STATUS_BY_WORD = {status.word: status for status in Status}
 
 DEFAULT_EVENT = "sale"
+
+_ID: tuple[type, int] = (int, 2**31 - 1)
+_MS: tuple[type, int] = (int, 253_402_300_799_999)   # the year 9999
+_TEXT: tuple[type, int] = (str, 0)
+_TRUE: tuple[type, int] = (bool, 1)
+_JSON_TYPES = {
+    "received_ms": _MS, "ts_ms": _MS, "program_id": _ID, "link_id": _ID, "credential_id": _ID, "click_id": _TEXT,
+    "event": _TEXT, "txid": _TEXT, "event_id": _TEXT, "amount": _TEXT, "currency": _TEXT, "status": _TEXT,
+    "customer": _TEXT, "coupon": _TEXT, "test": _TRUE, "limited": _TRUE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +84,18 @@ class Postback:
 
     @classmethod
     def from_json(cls, message_id: bytes, data: dict[str, Any]) -> Postback:
-        """The inverse of to_json."""
-        fields = dict(data)
+        """The inverse of to_json. ValueError, TypeError, LookupError or ArithmeticError for what is no message.
+
+        Unknown fields are left out: a program rolled back goes on with what a newer one wrote. So a field without which the
+        others would mean something else takes a new version of the journal's rows.
+        """
+        fields = {name: value for name, value in data.items() if name in _JSON_TYPES}
+        for name, value in fields.items():
+            kind, most = _JSON_TYPES[name]
+            if type(value) is not kind or (isinstance(value, int) and not 0 <= value <= most):
+                raise ValueError(f"{name} is no {kind.__name__} of ours")
         if "click_id" in fields:
-            fields["click_id"] = bytes.fromhex(fields["click_id"])
+            fields["click_id"] = UUID(hex=fields["click_id"]).bytes
         if "amount" in fields:
             fields["amount"] = Decimal(fields["amount"])
         if "status" in fields:

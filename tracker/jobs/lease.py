@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from tracker.storage.postgres import Connection
+from tracker.storage.spool_cursor import CursorMovedError
 
 LEASE_SECONDS: Final = 10.0
 """How long a dead holder's job stands still. Renewed every second or so; at half, a slow server makes holders flap."""
@@ -24,8 +25,8 @@ _FENCE: Final = "SELECT 1 FROM job_leases WHERE job = $1 AND holder = $2 AND exp
 _RELEASE: Final = "DELETE FROM job_leases WHERE job = $1 AND holder = $2"
 
 
-class LeaseLostError(Exception):
-    """Another process runs the job now: nothing of the open transaction may be committed."""
+class LeaseLostError(CursorMovedError):
+    """Another process runs the job now: nothing of the open transaction may be committed, as when it moves the cursor."""
 
 
 class Lease:

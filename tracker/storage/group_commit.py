@@ -3,7 +3,8 @@
 A lock that does not come: halve, until the messages of the one locked key are set aside and all others are through; each
 half waits half as long, so a group of 256 knows within 0.6 s. Data that is refused (classes 22 and 23, or a decision that
 cannot be made): halve, until the one message is quarantined in the log. Halves go along the sorted keys, each is a
-transaction of its own, and the messages of one key keep their order. Everything else is an outage and is raised.
+transaction of its own, and the messages of one key keep their order. A mark that moved and what else PostgreSQL says is
+an outage and is raised.
 
 What is done with outages, and which messages come next, is recorder.py's; the inside of a transaction conversion_store.py's.
 """
@@ -25,7 +26,9 @@ from tracker.domain.postback import Postback
 from tracker.storage import conversion_sql as sql
 from tracker.storage.conversion_rows import columns, moment
 from tracker.storage.conversion_store import QUARANTINED, QUEUED, Answer, apply_messages
-from tracker.storage.postgres import Connection, PostgresError
+from tracker.storage.journal_mark import BEGIN
+from tracker.storage.postgres import Connection, PostgresError, Unavailable
+from tracker.storage.spool_cursor import CursorMovedError
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +36,7 @@ PATIENCE_MS: Final = 300   # for another edge's open claim, which takes 20 ms wh
 LEAST_PATIENCE_MS: Final = 20
 TRIES: Final = 3           # deadlocks, serialization failures, keys that were free a moment ago
 # Planned for the values at hand: look-ups in `clicks` open one partition, where a generic plan locks every one of them.
-_BEGIN: Final = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL lock_timeout = {}"
-
-_FAULTS_OF_DATA = (ValueError, ArithmeticError, LookupError, TypeError)   # what deciding or encoding one message can raise
+_BEGIN_GROUP: Final = BEGIN + "; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL lock_timeout = {}"
 
 
 class Fault(Enum):
@@ -49,9 +50,14 @@ class Fault(Enum):
 
 
 def fault_of(error: Exception) -> Fault:
-    """The verdict on an error inside a group's transaction (DESIGN section 5)."""
+    """The verdict on an error inside a group's transaction (DESIGN section 5).
+
+    What nobody foresaw is a fault of data as well: raised, it would end the worker, and its successor by the same message.
+    """
     if not isinstance(error, PostgresError):
-        return Fault.DATA if isinstance(error, _FAULTS_OF_DATA) else Fault.OUTAGE
+        # The driver's refusal to encode a value is a ValueError, and an InterfaceError as an outage is.
+        outage = isinstance(error, (*Unavailable, CursorMovedError)) and not isinstance(error, ValueError)
+        return Fault.OUTAGE if outage else Fault.DATA
     state = error.sqlstate or ""
     known = {"55P03": Fault.LOCKED, "40P01": Fault.AGAIN, "40001": Fault.AGAIN, "23505": Fault.TWICE}
     return known.get(state, Fault.DATA if state[:2] in {"22", "23"} else Fault.OUTAGE)
@@ -113,7 +119,7 @@ async def commit_group(
     while parts:
         part = parts.pop()
         try:
-            await connection.execute(_BEGIN.format(part.patience_ms))
+            await connection.execute(_BEGIN_GROUP.format(part.patience_ms))
             await mark.move(connection, part.messages, quarantined=0)
             answers = await apply(connection, part.messages)
             await mark.commit(connection)
@@ -149,23 +155,24 @@ def by_key(messages: Iterable[Postback]) -> tuple[tuple[Postback, ...], ...]:
 
 
 def rough_key(message: Postback) -> bytes:
-    """The key's id without discriminator; of a message without key its own id."""
-    if message.program_id is None or (message.txid is None and message.click_id is None):
+    """The key's id without discriminator; of a message without key its own id. Never raises: see fault_of."""
+    try:
+        return key_of(message, several_per_key=False).conversion_id
+    except (ValueError, TypeError, AttributeError):
         return message.message_id
-    return key_of(message, several_per_key=False).conversion_id
 
 
 async def _quarantine(connection: Connection, message: Postback, error: Exception, mark: Mark) -> None:
     """Put the message aside, in the log, with what was wrong with it: a person has to look, and nobody else waits."""
     state = error.sqlstate if isinstance(error, PostgresError) else None
     reason = f"{state or type(error).__name__}: {error}"[:500]
-    logger.error("message %s is quarantined: %s", message.message_id.hex(), reason)
+    logger.error("message %s is quarantined: %s", message.message_id.hex(), reason, exc_info=error if state is None else None)
     row = (
         UUID(bytes=message.message_id), moment(message.received_ms), QUARANTINED, storable(reason), message.program_id,
         None, None if message.click_id is None else UUID(bytes=message.click_id),
         orjson.dumps(storable(message.to_json())).decode(),
     )
-    await connection.execute("BEGIN")
+    await connection.execute(BEGIN)
     await mark.move(connection, [message], quarantined=1)
     await connection.execute(sql.WRITE_FAULT, *columns([row], 8))
     await mark.commit(connection)

@@ -7,11 +7,15 @@ hole, in the transaction that applies it. After a reconnect what was above it is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from tracker.domain.postback import Postback
 from tracker.storage.click_store import QUARANTINE
 from tracker.storage.postgres import Connection
 from tracker.storage.spool_cursor import SpoolCursor
+
+BEGIN: Final = "BEGIN; SET LOCAL synchronous_commit = on"
+"""How every transaction begins after which somebody is told `recorded`: durable, whatever the role's default is."""
 
 
 class JournalMark:
@@ -45,7 +49,7 @@ class JournalMark:
 
     async def skip(self, connection: Connection, seq: int, count: int, reason: str, row: bytes | None) -> None:
         """Numbers without a message, lost to damage or no message at all: quarantined, in a transaction of its own."""
-        await connection.execute("BEGIN")
+        await connection.execute(BEGIN)
         place = (self.cursor.spool_id, self.cursor.log, seq)
         await connection.execute(QUARANTINE, *place, count, reason, row)
         marks = self.ahead | dict.fromkeys(range(seq, seq + count), 1)
