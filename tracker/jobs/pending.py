@@ -26,10 +26,11 @@ from tracker.domain.refusal import Reason
 from tracker.jobs.lease import Lease, LeaseLostError
 from tracker.storage import conversion_sql as sql
 from tracker.storage.conversion_facts import find_clicks
-from tracker.storage.conversion_rows import moment
+from tracker.storage.conversion_rows import columns, moment
 from tracker.storage.conversion_screen import program_key, read_programs
 from tracker.storage.conversion_store import (
     PENDING_CLICK,
+    QUARANTINED,
     REFUSED,
     Answer,
     attach_click,
@@ -50,6 +51,7 @@ ATTACH_SECONDS: Final = 30 * 86_400.0        # how long rows that land late are 
 ATTACH_EVERY: Final = 20       # polls
 PAGE: Final = 1000             # clicks looked up in a poll, beside the newest; more are reached by turns
 NEWEST: Final = 200
+RELEASE_SECONDS: Final = 1.0   # for giving the lease back; else the next holder waits until it expires
 _LAST_BACKOFF_SECONDS: Final = 5.0
 _NO_CLICK: Final = UUID(int=0)
 _EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,6 +64,7 @@ class PendingCounts:
     resolved: int = 0
     refused: int = 0
     attached: int = 0
+    quarantined: int = 0    # rows that are no message of ours
     retries: int = 0
 
 
@@ -73,10 +76,14 @@ class LeavePending:
 
     async def move(self, connection: Connection, messages: Sequence[Postback], *, quarantined: int) -> None:  # noqa: ARG002
         """Raises LeaseLostError, also when somebody resolved one of them already."""
+        await self.leave(connection, [UUID(bytes=message.message_id) for message in messages])
+
+    async def leave(self, connection: Connection, message_ids: Sequence[UUID]) -> None:
+        """The same by the rows' ids."""
         await self._lease.fence(connection)
-        status = await connection.execute(sql.LEAVE_PENDING, [UUID(bytes=message.message_id) for message in messages])
-        if status != f"DELETE {len(messages)}":
-            raise LeaseLostError(f"{status} of {len(messages)}")
+        status = await connection.execute(sql.LEAVE_PENDING, message_ids)
+        if status != f"DELETE {len(message_ids)}":
+            raise LeaseLostError(f"{status} of {len(message_ids)}")
 
     async def commit(self, connection: Connection) -> None:
         await connection.execute("COMMIT")
@@ -106,7 +113,7 @@ class PendingJob:
         self._woken.set()
 
     async def run(self) -> None:
-        """Poll until `stop`; waits out whatever PostgreSQL does."""
+        """Poll until `stop`; waits out whatever PostgreSQL does. However it ends, the lease is given back."""
         backoff = POLL_SECONDS
         while not self._stopping:
             try:
@@ -114,14 +121,17 @@ class PendingJob:
                 try:
                     await self._poll_on(connection)
                 finally:
-                    connection.terminate()
-            except (*OUTAGES, LeaseLostError) as error:
-                self.counts.retries += 1
+                    await self._give_back(connection)
+            except OUTAGES as error:
                 logger.warning("pending postbacks wait: %s: %s", type(error).__name__, error)
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads processes
-                backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
+            except Exception:
+                # Nobody would start the job again: it goes on, and says what stopped it.
+                logger.exception("pending postbacks wait for a mistake of ours")
             else:
-                backoff = POLL_SECONDS
+                return
+            self.counts.retries += 1
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads processes
+            backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
 
     async def _poll_on(self, connection: Connection) -> None:
         while not self._stopping:
@@ -131,7 +141,14 @@ class PendingJob:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._woken.wait()
-        await self._lease.release(connection)
+
+    async def _give_back(self, connection: Connection) -> None:
+        """Release the lease, whatever the connection was at, and end it. The next process need not wait for it to expire."""
+        with contextlib.suppress(*OUTAGES):
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await connection.execute("ROLLBACK")
+                await self._lease.release(connection)
+        connection.terminate()
 
     async def poll(self, connection: Connection) -> int:
         """One look at everything that waits; how many messages left `pending`. The lease must be held."""
@@ -139,7 +156,8 @@ class PendingJob:
         clicks = await self._ready_clicks(connection)
         while clicks:
             rows = await connection.fetch(sql.PENDING_OF_CLICKS, clicks, MAX_GROUP)
-            messages = [_message(row) for row in rows]
+            messages = [message for row in rows if (message := await self._message(connection, row)) is not None]
+            left += len(rows) - len(messages)
             answers: dict[bytes, Answer] = {}
             locked = await commit_group(
                 connection, messages, LeavePending(self._lease), answers.update, apply=resolve_messages
@@ -167,12 +185,16 @@ class PendingJob:
         """Messages whose link was unknown at the door: derive their key once it is known, or refuse them."""
         rows = await connection.fetch(sql.PENDING_UNKNOWN, UNKNOWN_LINK_SECONDS, self._after_unknown, PAGE)
         self._after_unknown = rows[-1]["message_id"] if len(rows) == PAGE else _NO_CLICK
-        messages = {row["message_id"]: _message(row) for row in rows}
+        messages = {
+            row["message_id"]: message for row in rows if (message := await self._message(connection, row)) is not None
+        }
         wanted = {message.link_id for message in messages.values()}
         owners = {row["link_id"]: row["program_id"] for row in await connection.fetch(sql.LINKS, list(wanted))} if rows else {}
-        left = 0
+        left = len(rows) - len(messages)
         for row in rows:
-            message = messages[row["message_id"]]
+            message = messages.get(row["message_id"])
+            if message is None:
+                continue
             program_id = owners.get(message.link_id)
             if program_id is not None:
                 covered = await connection.fetchval(
@@ -194,6 +216,21 @@ class PendingJob:
             json = orjson.dumps(message.to_json()).decode()
             await connection.execute(sql.PENDING_KNOWN, row["click_id"], row["message_id"], id_, json)
             await note_resolved(connection, [(message, Answer(PENDING_CLICK, id_))])
+
+    async def _message(self, connection: Connection, row: Record) -> Postback | None:
+        """The message of a row of `pending`. None: it is none of this version's; the row is put aside, nobody waits for it."""
+        message_id, text = row["message_id"], row["message"]
+        try:
+            return Postback.from_json(message_id.bytes, orjson.loads(text))
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"[:500]
+        logger.error("waiting message %s is quarantined: %s", message_id, reason)
+        logged = (message_id, row["inserted_at"], QUARANTINED, reason, None, row["conversion_id"], row["click_id"], text)
+        async with connection.transaction():
+            await LeavePending(self._lease).leave(connection, [message_id])
+            await connection.execute(sql.WRITE_FAULT, *columns([logged], 8))
+        self.counts.quarantined += 1
+        return None
 
     async def _refuse(self, connection: Connection, message: Postback, reason: Reason) -> int:
         async with connection.transaction():
@@ -222,7 +259,3 @@ async def _planned(connection: Connection) -> AsyncIterator[None]:
     async with connection.transaction(readonly=True):
         await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
         yield
-
-
-def _message(row: Record) -> Postback:
-    return Postback.from_json(row["message_id"].bytes, orjson.loads(row["message"]))

@@ -124,12 +124,13 @@ PENDING_OVERDUE: Final = """
      ORDER BY inserted_at LIMIT $2
 """
 PENDING_OF_CLICKS: Final = """
-    SELECT message_id, message FROM pending WHERE click_id = ANY($1::uuid[]) AND conversion_id IS NOT NULL
+    SELECT click_id, message_id, conversion_id, message, inserted_at FROM pending
+     WHERE click_id = ANY($1::uuid[]) AND conversion_id IS NOT NULL
      ORDER BY inserted_at, message_id LIMIT $2
 """
 PENDING_UNKNOWN: Final = """
-    SELECT click_id, message_id, message, inserted_at <= now() - make_interval(secs => $1) AS overdue FROM pending
-     WHERE conversion_id IS NULL AND message_id > $2 ORDER BY message_id LIMIT $3
+    SELECT click_id, message_id, conversion_id, message, inserted_at, inserted_at <= now() - make_interval(secs => $1) AS overdue
+      FROM pending WHERE conversion_id IS NULL AND message_id > $2 ORDER BY message_id LIMIT $3
 """
 PENDING_KNOWN: Final = """
     UPDATE pending SET conversion_id = $3, message = $4::jsonb WHERE click_id = $1 AND message_id = $2 AND conversion_id IS NULL
