@@ -229,24 +229,52 @@ END $$;
 SELECT ensure_click_partitions((now() AT TIME ZONE 'UTC')::date - 1, 32);
 
 -- 15-minute statistics. Shippers append to click_stats_new in the transaction that stores the clicks (no hot counter row);
--- a job folds them into click_stats. The sum of both equals the rows of clicks, always. Routed by link_id.
-CREATE TABLE IF NOT EXISTS click_stats (
+-- a job folds it into the two tables behind it. Every row of clicks is counted once in each grain, always, so either grain's
+-- sum of both tables equals the rows of clicks. Reports read the views.
+--   per link (program and partner are the link's for ever): how often was this link followed? Routed by link_id.
+--   per source: by which channel, from which country, with what did the visitors of a partner come to a program?
+-- One grain with all columns would have about a row for each click. The names of channels are strangers' words: 100 of a
+-- partner and day are counted by name (for each shipper), the others as '(other)'; clicks has them all.
+CREATE TABLE IF NOT EXISTS click_stats_new (
     bucket      timestamptz NOT NULL,                      -- start of the quarter hour: every time zone's days are sums of these
+    kind        text NOT NULL,                             -- click, bot, prefetch, head, test: each row of clicks is one of these
+    program_id  integer,                                   -- these five: per source, else null
+    partner_id  integer,
+    channel     text,                                      -- '' where unknown, as country and device
+    country     text,
+    device      text,
+    link_id     integer,                                   -- per link, else null
+    clicks      bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS click_stats_by_link (
+    bucket      timestamptz NOT NULL,
     link_id     integer NOT NULL,
+    kind        text NOT NULL,
+    clicks      bigint NOT NULL,
+    PRIMARY KEY (link_id, bucket, kind)
+);
+CREATE TABLE IF NOT EXISTS click_stats_by_source (
+    bucket      timestamptz NOT NULL,
     program_id  integer NOT NULL,
     partner_id  integer NOT NULL,
-    kind        text NOT NULL,                             -- click, bot, prefetch, head, test: each row of clicks is one of these
-    channel     text NOT NULL,                             -- '' where unknown, as country and device
+    kind        text NOT NULL,
+    channel     text NOT NULL,
     country     text NOT NULL,
     device      text NOT NULL,
     clicks      bigint NOT NULL,
-    PRIMARY KEY (link_id, bucket, kind, channel, country, device)
+    PRIMARY KEY (partner_id, program_id, bucket, kind, channel, country, device)
 );
-CREATE TABLE IF NOT EXISTS click_stats_new (LIKE click_stats);
-CREATE OR REPLACE VIEW click_statistics AS                 -- what reports read
-    SELECT bucket, link_id, program_id, partner_id, kind, channel, country, device, sum(clicks)::bigint AS clicks
-      FROM (SELECT * FROM click_stats UNION ALL SELECT * FROM click_stats_new) AS s
-     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8;
+CREATE OR REPLACE VIEW click_statistics AS
+    SELECT bucket, link_id, kind, sum(clicks)::bigint AS clicks
+      FROM (SELECT bucket, link_id, kind, clicks FROM click_stats_by_link
+            UNION ALL SELECT bucket, link_id, kind, clicks FROM click_stats_new WHERE link_id IS NOT NULL) AS s
+     GROUP BY 1, 2, 3;
+CREATE OR REPLACE VIEW click_source_statistics AS
+    SELECT bucket, program_id, partner_id, kind, channel, country, device, sum(clicks)::bigint AS clicks
+      FROM (SELECT * FROM click_stats_by_source
+            UNION ALL SELECT bucket, program_id, partner_id, kind, channel, country, device, clicks
+                        FROM click_stats_new WHERE link_id IS NULL) AS s
+     GROUP BY 1, 2, 3, 4, 5, 6, 7;
 
 
 -- ── Spools (routed by spool_id) ────────────────────────────────────────────────────────────────────────────────────────
@@ -328,7 +356,7 @@ CREATE TABLE IF NOT EXISTS conversion_state (
 
 CREATE INDEX IF NOT EXISTS conversion_state_created ON conversion_state (created_at, conversion_id);   -- lists
 CREATE INDEX IF NOT EXISTS conversion_state_unconfirmed ON conversion_state (program_id, created_at) WHERE unconfirmed;   -- the cap
-CREATE INDEX IF NOT EXISTS conversion_state_from_id ON conversion_state (created_at) WHERE credit = 'id';   -- rows to attach
+CREATE INDEX IF NOT EXISTS conversion_state_from_id ON conversion_state (created_at, conversion_id) WHERE credit = 'id';   -- rows to attach
 
 CREATE TABLE IF NOT EXISTS conversions (                   -- the first message, as received
     conversion_id  uuid PRIMARY KEY,

@@ -120,6 +120,36 @@ async def test_an_unknown_link_waits_and_its_program_is_found_or_the_message_ref
     assert ["mine"] == [row["txid"] for row in await db.fetch("SELECT txid FROM conversions")]
 
 
+async def test_a_provisional_credential_must_be_of_the_kind_that_the_program_asks_for(
+    dsn: str, db: Any, tmp_path: Path
+) -> None:
+    """Danger: a program moved from tokens to signatures would still be spoken for by an old token, through an unknown link."""
+    click = click_id()
+    await db.execute("UPDATE programs SET auth_mode = 'hmac' WHERE program_id = 7")
+    async with edge(dsn, tmp_path) as shop, control(dsn):
+        await shop.post(sale(click, program_id=None, credential_id=CREDENTIAL))
+        await eventually(drained(db))
+    assert "wrong_program" == await db.fetchval("SELECT reason FROM postback_log WHERE outcome = 'refused'")
+    assert 0 == await db.fetchval("SELECT count(*) FROM conversion_state")
+
+
+async def test_rows_are_attached_to_all_conversions_of_one_commit(
+    dsn: str, db: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Danger: a group's conversions have one created_at. Paged by it alone, a page of clicks that never land hides the rest."""
+    monkeypatch.setattr(pending, "PAGE", 2)
+    monkeypatch.setattr(pending, "ATTACH_EVERY", 2)
+    async with edge(dsn, tmp_path) as shop:
+        await asyncio.gather(*shop.send(*(sale(click_id(), txid=str(n)) for n in range(5))))
+    async with control(dsn, wait_seconds=0.0) as job:
+        await eventually(drained(db))
+        await db.execute("UPDATE conversion_state SET created_at = now()")
+        for row in await db.fetch("SELECT click_id FROM conversion_state ORDER BY conversion_id OFFSET 2"):
+            await land(db, row["click_id"].bytes)
+        await eventually(lambda: db.fetchval("SELECT count(*) = 3 FROM conversion_state WHERE credit = 'click'"))
+    assert 3 == job.counts.attached
+
+
 async def test_two_controls_and_four_hundred_waiting_messages_are_resolved_once(dsn: str, db: Any, tmp_path: Path) -> None:
     click = click_id()
     async with edge(dsn, tmp_path) as shop, control(dsn), control(dsn, "control-2"):

@@ -54,7 +54,7 @@ NEWEST: Final = 200
 RELEASE_SECONDS: Final = 1.0   # for giving the lease back; else the next holder waits until it expires
 _LAST_BACKOFF_SECONDS: Final = 5.0
 _NO_CLICK: Final = UUID(int=0)
-_EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST: Final = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class PendingJob:
         self.counts = counts or PendingCounts()
         self._dsn, self._wait_seconds = dsn, wait_seconds
         self._lease = Lease("pending", holder)
-        self._after, self._after_unknown, self._after_attached = _NO_CLICK, _NO_CLICK, _EVER
+        self._after, self._after_unknown, self._after_attached = _NO_CLICK, _NO_CLICK, _FIRST
         self._polls = 0
         self._woken = asyncio.Event()
         self._stopping = False
@@ -241,8 +241,8 @@ class PendingJob:
 
     async def _attach(self, connection: Connection) -> None:
         """Rows of conversions credited from their ids that have landed since."""
-        rows = await connection.fetch(sql.FROM_ID, ATTACH_SECONDS, self._after_attached, PAGE)
-        self._after_attached = rows[-1]["created_at"] if len(rows) == PAGE else _EVER
+        rows = await connection.fetch(sql.FROM_ID, ATTACH_SECONDS, *self._after_attached, PAGE)
+        self._after_attached = (rows[-1]["created_at"], rows[-1]["conversion_id"]) if len(rows) == PAGE else _FIRST
         async with _planned(connection):
             here = await find_clicks(connection, (r["click_id"].bytes for r in rows if was_spooled(r["click_id"].bytes)))
         for row in rows:

@@ -136,11 +136,13 @@ PENDING_KNOWN: Final = """
     UPDATE pending SET conversion_id = $3, message = $4::jsonb WHERE click_id = $1 AND message_id = $2 AND conversion_id IS NULL
 """
 LEAVE_PENDING: Final = "DELETE FROM pending WHERE message_id = ANY($1::uuid[])"
+# Of the kind, too, that the program asks for: a token says nothing to a program that wants signatures.
 COVERED: Final = """
-    SELECT 1 FROM credential_programs AS cp JOIN credentials AS c USING (credential_id)
-     WHERE cp.credential_id = $1 AND cp.program_id = $2 AND (c.revoked_at IS NULL OR c.revoked_at > $3)
+    SELECT 1 FROM credential_programs AS cp JOIN credentials AS c USING (credential_id) JOIN programs AS p USING (program_id)
+     WHERE cp.credential_id = $1 AND cp.program_id = $2 AND c.kind = p.auth_mode AND (c.revoked_at IS NULL OR c.revoked_at > $3)
 """
 FROM_ID: Final = """
     SELECT conversion_id, click_id, created_at FROM conversion_state
-     WHERE credit = 'id' AND created_at > now() - make_interval(secs => $1) AND created_at > $2 ORDER BY created_at LIMIT $3
+     WHERE credit = 'id' AND created_at > now() - make_interval(secs => $1) AND (created_at, conversion_id) > ($2, $3)
+     ORDER BY created_at, conversion_id LIMIT $4
 """
