@@ -96,7 +96,7 @@ class Recorder:
         self._late: list[bytes] = []                       # submitted after the loop had read them
         self._held: dict[bytes, _Held] = {}
         self._woken = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._until_empty = False
         self._running: asyncio.Task[bool] | None = None
 
     @property
@@ -126,41 +126,47 @@ class Recorder:
 
     async def run(self) -> None:
         """Record until `drain` or `stop`. To be started once, as a task."""
-        self._running = asyncio.create_task(self._loop(until_empty=False), name=f"record {self._spool_id:016x}")
+        if self._stopping or self._until_empty:
+            return                 # ended before this task had its first turn
+        running = self._begin()
         try:
-            await asyncio.wait([self._running])
+            await asyncio.wait([running])
         finally:
-            self._running.cancel()   # only if this task is cancelled is it still running
-        if not self._running.cancelled():
-            self._running.result()
+            running.cancel()   # only if this task is cancelled is it still running
+        if not running.cancelled():
+            running.result()
 
     async def drain(self, seconds: float) -> bool:
         """Record what is there and end `run`; True when all of it is recorded, False when `seconds` were over first."""
-        await self._end_loop(seconds)
         self._stopping = False
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._loop(until_empty=True)
-        except TimeoutError:
-            return False
-        finally:
-            self._drop()
+        self._until_empty = True
+        return await self._end(self._running or self._begin(), seconds)
 
     async def stop(self, seconds: float = 2.0) -> None:
         """End `run` after the group under way, or after so many seconds; the rest is found in the journal again."""
-        await self._end_loop(seconds)
+        self._stopping = True
+        if self._running is not None:
+            await self._end(self._running, seconds)
         self._drop()
 
-    async def _end_loop(self, seconds: float) -> None:
-        self._stopping = True
-        self._woken.set()
-        if self._running is not None:
-            await asyncio.wait([self._running], timeout=seconds)
-            self._running.cancel()
-            await asyncio.wait([self._running])
-            self._running = None
+    def _begin(self) -> asyncio.Task[bool]:
+        self._running = asyncio.create_task(self._loop(), name=f"record {self._spool_id:016x}")
+        return self._running
 
-    async def _loop(self, *, until_empty: bool) -> bool:
+    async def _end(self, running: asyncio.Task[bool], seconds: float) -> bool:
+        """Wait so long for the loop to end by itself, else end it, wherever it is; what it returned. `run` says what it raised."""
+        self._woken.set()
+        try:
+            await asyncio.wait([running], timeout=seconds)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            self._running = None
+            self._drop()
+        return not running.cancelled() and running.exception() is None and running.result()
+
+    async def _loop(self) -> bool:
+        """Until told to stop: False. Or, when draining, until there is nothing left: True."""
         backoff = _FIRST_BACKOFF_SECONDS
         while not self._stopping:
             self._woken.clear()
@@ -177,7 +183,7 @@ class Recorder:
             if progressed:
                 self._confirmed(self._mark.next_seq)
             else:
-                if until_empty and not self._held:
+                if self._until_empty and not self._held:
                     return True
                 await self._rest()
         return False
