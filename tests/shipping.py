@@ -116,7 +116,7 @@ async def assert_conserved(db: Any, spool_id: int, appended: int) -> Any:
     cursor = await db.fetchrow("SELECT * FROM spool_cursors WHERE spool_id = $1 AND log = 'clicks'", spool_id)
     assert appended == cursor["rows_stored"] + cursor["rows_stray"] + cursor["rows_quarantined"]
     assert appended == cursor["next_seq"]
-    assert await db.fetchval("SELECT count(*) FROM clicks") == await db.fetchval(
-        "SELECT coalesce(sum(clicks), 0) FROM click_statistics"
-    )
+    rows = await db.fetchval("SELECT count(*) FROM clicks")
+    for grain in ("click_statistics", "click_source_statistics"):
+        assert rows == await db.fetchval(f"SELECT coalesce(sum(clicks), 0) FROM {grain}")
     return cursor

@@ -23,9 +23,11 @@ async def test_rows_arrive_as_they_were_spooled(dsn: str, tmp_path: Path) -> Non
         assert ("facebook", "DE", "mobile") == (row["channel"], row["country"], row["device"])
         assert "192.0.2.0/24" == str(row["ip"])
         assert '{"a": "b"}' == row["query"]
-        statistics = await db.fetchrow("SELECT * FROM click_statistics")
-        assert (5, 11, 13, "prefetch", "facebook", "DE", "mobile", 1) == tuple(statistics)[1:]
-        assert statistics["bucket"].timestamp() == int.from_bytes(one[:6], "big") // 8 // 900_000 * 900
+        link = await db.fetchrow("SELECT * FROM click_statistics")
+        assert (5, "prefetch", 1) == tuple(link)[1:]
+        source = await db.fetchrow("SELECT * FROM click_source_statistics")
+        assert (11, 13, "prefetch", "facebook", "DE", "mobile", 1) == tuple(source)[1:]
+        assert [int.from_bytes(one[:6], "big") // 8 // 900_000 * 900] * 2 == [row["bucket"].timestamp() for row in (link, source)]
         await assert_conserved(db, spool.spool_id, 1)
 
 

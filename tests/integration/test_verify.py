@@ -3,12 +3,15 @@
 import asyncio
 import json
 import secrets
+import shutil
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from postgres_fixtures import SharedServer
 from shipping import DAY_MS, click_id, click_row, database, live_spool, now_ms, nul_row
 
 from tracker.__main__ import cli
@@ -55,16 +58,69 @@ async def some_history(dsn: str, root: Path) -> int:
         return spool.spool_id
 
 
+class History:
+    """An engine's database with `some_history` and the spools it left: made once, copied for each test."""
+
+    def __init__(self, server: SharedServer, root: Path) -> None:
+        self.server, self.root = server, root
+        self.name = server.create(with_schema=True)
+        self.spool_id = asyncio.run(some_history(server.postgres.dsn_for(self.name), root))
+
+    def copy(self, root: Path) -> str:
+        """Name of a new database; the spools are copied into `root`."""
+        shutil.copytree(self.root, root, dirs_exist_ok=True)
+        name = f"{self.name}_{secrets.token_hex(4)}"
+
+        async def create() -> None:
+            async with database(self.server.postgres.dsn) as db:
+                await db.execute(f"CREATE DATABASE {name} TEMPLATE {self.name} STRATEGY FILE_COPY")
+
+        asyncio.run(create())
+        return name
+
+
+@pytest.fixture(scope="module")
+def histories(
+    shared_servers: Callable[[str], SharedServer], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], History]]:
+    made: dict[str, History] = {}
+
+    def history_of(engine: str) -> History:
+        if engine not in made:
+            made[engine] = History(shared_servers(engine), tmp_path_factory.mktemp(f"history{engine}"))
+        return made[engine]
+
+    yield history_of
+    for history in made.values():
+        history.server.drop(history.name)
+
+
+@pytest.fixture
+def history(engine: str, histories: Callable[[str], History]) -> History:
+    return histories(engine)
+
+
+@pytest.fixture
+def lived(history: History, tmp_path: Path) -> Iterator[str]:
+    """A database with `some_history`; what it left on the disk is in `tmp_path`."""
+    name = history.copy(tmp_path)
+    yield history.server.postgres.dsn_for(name)
+    history.server.drop(name)
+
+
 async def differing(dsn: str, root: Path) -> list[str]:
     async with database(dsn) as db:
         return [one.name for one in await verify(db, root) if not one.agrees]
 
 
-async def test_what_is_right_agrees(dsn: str, tmp_path: Path) -> None:
+async def test_nothing_agrees_with_nothing(dsn: str, tmp_path: Path) -> None:
+    """The first thing anyone does with a new database."""
+    assert [] == await differing(dsn, tmp_path)
+
+
+async def test_what_is_right_agrees(lived: str, tmp_path: Path) -> None:
     """A check that cries wolf is switched off."""
-    async with database(dsn) as db:
-        assert [] == await differing(dsn, tmp_path)
-        await some_history(dsn, tmp_path)
+    async with database(lived) as db:
         sums = {one.name: one for one in await verify(db, tmp_path)}
         assert [] == [one for one in sums.values() if not one.agrees]
         assert 22 == sums["rows in spools, clicks"].expected
@@ -81,9 +137,12 @@ async def test_what_is_right_agrees(dsn: str, tmp_path: Path) -> None:
         ("DELETE FROM clicks WHERE flags = 3", "clicks stored"),
         ("DELETE FROM clicks_stray", "clicks stored"),
         ("DELETE FROM quarantine", "clicks quarantined"),
-        ("DELETE FROM click_stats_new", "clicks of "),
-        ("UPDATE click_stats SET clicks = clicks + 1 WHERE kind = 'bot'", "clicks of "),
-        ("UPDATE click_stats SET bucket = bucket - interval '1 day' WHERE kind = 'bot'", "clicks of "),
+        ("DELETE FROM click_stats_new WHERE link_id IS NOT NULL", "clicks of "),
+        ("DELETE FROM click_stats_new WHERE link_id IS NULL", "clicks of "),
+        ("UPDATE click_stats_by_link SET clicks = clicks + 1 WHERE kind = 'bot'", "clicks of "),
+        ("UPDATE click_stats_by_source SET clicks = clicks + 1 WHERE kind = 'bot'", "clicks of "),
+        ("UPDATE click_stats_by_link SET bucket = bucket - interval '1 day' WHERE kind = 'bot'", "clicks of "),
+        ("UPDATE click_stats_by_source SET bucket = bucket - interval '400 days' WHERE kind = 'bot'", "clicks of days dropped"),
         ("DELETE FROM postback_log WHERE message_id = (SELECT max(message_id::text)::uuid FROM postback_log)", "postbacks of "),
         ("UPDATE spool_cursors SET closed_at = now()", "rows left in spools whose books are closed"),
         ("UPDATE conversion_state SET commission_owed = 7", "conversions whose ledger is not what their state owes"),
@@ -96,21 +155,19 @@ async def test_what_is_right_agrees(dsn: str, tmp_path: Path) -> None:
          "conversions whose ledger is not what their state owes"),
     ],
 )  # fmt: skip
-async def test_what_is_wrong_is_noticed(dsn: str, tmp_path: Path, damage: str, noticed: str) -> None:
+async def test_what_is_wrong_is_noticed(lived: str, tmp_path: Path, damage: str, noticed: str) -> None:
     """Each of these is a click or money gone, or counted twice."""
-    await some_history(dsn, tmp_path)
-    async with database(dsn) as db:
+    async with database(lived) as db:
         await db.execute(damage)
-    assert any(name.startswith(noticed) for name in await differing(dsn, tmp_path))
+    assert any(name.startswith(noticed) for name in await differing(lived, tmp_path))
 
 
-async def test_days_dropped_by_retention_are_no_loss(dsn: str, tmp_path: Path) -> None:
+async def test_days_dropped_by_retention_are_no_loss(lived: str, tmp_path: Path) -> None:
     """Their rows are gone on purpose; the statistics remember them."""
-    await some_history(dsn, tmp_path)
-    async with database(dsn) as db:
+    async with database(lived) as db:
         today = await db.fetchval("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
         await db.execute(f"DROP TABLE clicks_{today}")
-    assert [] == await differing(dsn, tmp_path)
+    assert [] == await differing(lived, tmp_path)
 
 
 def run(dsn: str, root: Path, *arguments: str) -> tuple[int, str]:
@@ -119,10 +176,9 @@ def run(dsn: str, root: Path, *arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_commands_tell_people_and_machines(dsn: str, tmp_path: Path) -> None:
+def test_the_commands_tell_people_and_machines(lived: str, history: History, tmp_path: Path) -> None:
     """What is tried when something seems to be missing: look, check, ship, add up."""
-    spool_id = asyncio.run(some_history(dsn, tmp_path))
-    name = f"{spool_id:016x}"
+    dsn, name = lived, f"{history.spool_id:016x}"
     code, shown = run(dsn, tmp_path, "spool", "status", "--json")
     (spool,) = json.loads(shown)
     assert (0, name, "dead", 22, 2) == (code, spool["spool"], spool["state"], spool["clicks"], spool["journal"])
@@ -139,14 +195,13 @@ def test_the_commands_tell_people_and_machines(dsn: str, tmp_path: Path) -> None
     assert 2 == code
 
 
-def test_a_damaged_spool_is_told(dsn: str, tmp_path: Path) -> None:
+def test_a_damaged_spool_is_told(lived: str, history: History, tmp_path: Path) -> None:
     """A disk that lies must be found out before the spool is shipped and gone."""
-    spool_id = asyncio.run(some_history(dsn, tmp_path))
-    segment = next((tmp_path / f"{spool_id:016x}").glob("clicks-*.seg"))
+    segment = next((tmp_path / f"{history.spool_id:016x}").glob("clicks-*.seg"))
     data = bytearray(segment.read_bytes())
     data[8192 + 200] ^= 1
     segment.write_bytes(data)
-    code, shown = run(dsn, tmp_path, "spool", "verify", "--json")
+    code, shown = run(lived, tmp_path, "spool", "verify", "--json")
     assert 1 == code
     assert json.loads(shown)[0]["lost"]
 

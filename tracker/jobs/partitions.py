@@ -27,12 +27,15 @@ _MOVE = """
         INSERT INTO clicks SELECT * FROM batch ON CONFLICT DO NOTHING
         RETURNING click_id, link_id, program_id, partner_id, flags, channel, country, device
     ), counted AS (
-        INSERT INTO click_stats_new (bucket, link_id, program_id, partner_id, kind, channel, country, device, clicks)
-        SELECT date_bin('15 minutes', click_time(click_id), '2000-01-01 00:00:00+00'), link_id, program_id, partner_id,
-               CASE WHEN flags & 8 <> 0 THEN 'test' WHEN flags & 4 <> 0 THEN 'head' WHEN flags & 2 <> 0 THEN 'prefetch'
-                    WHEN flags & 1 <> 0 THEN 'bot' ELSE 'click' END,
-               coalesce(channel, ''), coalesce(country, ''), coalesce(device, ''), count(*)
-          FROM landed GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+        INSERT INTO click_stats_new (bucket, kind, link_id, program_id, partner_id, channel, country, device, clicks)
+        SELECT bucket, kind, link_id, program_id, partner_id, channel, country, device, count(*)
+          FROM (SELECT date_bin('15 minutes', click_time(click_id), '2000-01-01 00:00:00+00') AS bucket,
+                       CASE WHEN flags & 8 <> 0 THEN 'test' WHEN flags & 4 <> 0 THEN 'head' WHEN flags & 2 <> 0 THEN 'prefetch'
+                            WHEN flags & 1 <> 0 THEN 'bot' ELSE 'click' END AS kind,
+                       link_id, program_id, partner_id,
+                       coalesce(channel, '') AS channel, coalesce(country, '') AS country, coalesce(device, '') AS device
+                  FROM landed) AS l
+         GROUP BY bucket, kind, GROUPING SETS ((link_id), (program_id, partner_id, channel, country, device))
     )
     DELETE FROM clicks_stray USING batch WHERE clicks_stray.click_id = batch.click_id
 """

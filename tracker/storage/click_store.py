@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
-from tracker.storage.click_statistics import STATISTICS_COLUMNS, StatisticsCount, click_id_at
+from tracker.storage.click_statistics import STATISTICS_COLUMNS, ChannelLimit, StatisticsCount, click_id_at
 from tracker.storage.copy_errors import Fault, fault_of
 from tracker.storage.partitions import covers, partition_bounds
 from tracker.storage.postgres import Connection, PostgresError
@@ -88,7 +88,7 @@ class Stored:
 
 
 async def store_plainly(
-    connection: Connection, cursor: SpoolCursor, batch: ClickBatch, *, synchronous: bool
+    connection: Connection, cursor: SpoolCursor, batch: ClickBatch, channels: ChannelLimit, *, synchronous: bool
 ) -> Stored:
     """The usual way. PostgresError with any fault, CursorMovedError; commits when it returns."""
     await connection.execute(_BEGIN[synchronous])
@@ -96,13 +96,13 @@ async def store_plainly(
     await _copy(connection, "clicks", batch.column_names, batch.rows, len(batch))
     count = StatisticsCount()
     await _count(count, batch.rows, batch.starts)
-    await _copy_statistics(connection, count)
+    await _copy_statistics(connection, count, channels)
     await cursor.commit(connection)
     return Stored(batch.first_seq + len(batch), stored=len(batch))
 
 
 async def store_carefully(
-    connection: Connection, cursor: SpoolCursor, batch: ClickBatch, *, synchronous: bool
+    connection: Connection, cursor: SpoolCursor, batch: ClickBatch, channels: ChannelLimit, *, synchronous: bool
 ) -> Stored:
     """For a batch refused before. PostgresError only for outages, CursorMovedError, BatchRefusedError; commits too."""
     await connection.execute(_BEGIN[synchronous])
@@ -118,7 +118,7 @@ async def store_carefully(
     for index, reason in sorting.poisoned:
         place = (cursor.spool_id, cursor.log, batch.first_seq + index)
         await connection.execute(QUARANTINE, *place, 1, reason, batch.row(index))
-    await _copy_statistics(connection, sorting.count)
+    await _copy_statistics(connection, sorting.count, channels)
     stored, stray, quarantined = sorting.done["clicks"], sorting.done["clicks_stray"], len(sorting.poisoned)
     await cursor.advance(connection, batch.first_seq, stored=stored, stray=stray, quarantined=quarantined)
     await cursor.commit(connection)
@@ -219,10 +219,11 @@ async def _count(count: StatisticsCount, rows: bytes, starts: Sequence[int]) -> 
         await asyncio.sleep(0)
 
 
-async def _copy_statistics(connection: Connection, count: StatisticsCount) -> None:
-    if len(count):
-        pieces = []
-        for piece in count.encode(_SLICE_ROWS):
-            pieces.append(piece)
-            await asyncio.sleep(0)
-        await _copy(connection, "click_stats_new", STATISTICS_COLUMNS, b"".join(pieces), len(count))
+async def _copy_statistics(connection: Connection, count: StatisticsCount, channels: ChannelLimit) -> None:
+    pieces, total = [], 0
+    for piece, tuples in count.encode(channels, _SLICE_ROWS):
+        pieces.append(piece)
+        total += tuples
+        await asyncio.sleep(0)
+    if total:
+        await _copy(connection, "click_stats_new", STATISTICS_COLUMNS, b"".join(pieces), total)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tracker.domain.click_id import uuid_time_ms
-from tracker.storage.click_statistics import click_id_at, leads_as_expected
+from tracker.storage.click_statistics import ChannelLimit, click_id_at, leads_as_expected
 from tracker.storage.click_store import BatchRefusedError, ClickBatch, Stored, store_carefully, store_gap, store_plainly
 from tracker.storage.copy_errors import Fault, fault_of
 from tracker.storage.postgres import Connection, PostgresError, Unavailable, connect
@@ -92,6 +92,7 @@ class Shipper:
         self._batch_seconds = batch_seconds
         self._connection: Connection | None = None
         self._columns: TableColumns | None = None
+        self._channels = ChannelLimit()
         self._next_seq = 0
         self._flushed_seq = 0
         self._flushed_at = 0.0
@@ -242,13 +243,13 @@ class Shipper:
         if not self._careful:
             try:
                 async with _deadline(connection, self._batch_seconds):
-                    return await store_plainly(connection, self._cursor, batch, synchronous=synchronous)
+                    return await store_plainly(connection, self._cursor, batch, self._channels, synchronous=synchronous)
             except PostgresError as error:
                 if connection.is_closed() or fault_of(error) is Fault.OUTAGE:
                     raise
         async with _deadline(connection, 4 * self._batch_seconds):
             await connection.execute("ROLLBACK")
-            stored = await store_carefully(connection, self._cursor, batch, synchronous=synchronous)
+            stored = await store_carefully(connection, self._cursor, batch, self._channels, synchronous=synchronous)
         self._careful = stored.duplicates > 0  # a lost mark: the next batch will be there already too
         return stored
 

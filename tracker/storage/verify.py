@@ -48,8 +48,12 @@ _STRAYS = """
     SELECT count(*) FROM clicks_stray AS s WHERE NOT EXISTS (SELECT 1 FROM clicks AS c WHERE c.click_id = s.click_id)
 """
 _COUNTED = """
-    SELECT (bucket AT TIME ZONE 'UTC')::date AS day, sum(clicks)::bigint AS clicks
-      FROM (SELECT bucket, clicks FROM click_stats UNION ALL SELECT bucket, clicks FROM click_stats_new) AS s GROUP BY 1
+    SELECT (bucket AT TIME ZONE 'UTC')::date AS day,
+           coalesce(sum(clicks) FILTER (WHERE per_link), 0)::bigint AS link,
+           coalesce(sum(clicks) FILTER (WHERE NOT per_link), 0)::bigint AS source
+      FROM (SELECT bucket, true AS per_link, clicks FROM click_stats_by_link
+            UNION ALL SELECT bucket, false, clicks FROM click_stats_by_source
+            UNION ALL SELECT bucket, link_id IS NOT NULL, clicks FROM click_stats_new) AS s GROUP BY 1
 """
 _LOGGED = "SELECT count(*) FROM postback_log WHERE message_id >= $1 AND message_id < $2"
 _LEDGER = """
@@ -155,27 +159,32 @@ def _left_behind(cursors: list[Record], spools: list[SpoolOnDisk]) -> Sum:
 
 
 async def _clicks(connection: Connection, cursors: list[Record]) -> list[Sum]:
-    counted = {record["day"]: record["clicks"] for record in await connection.fetch(_COUNTED)}
-    days: list[Sum] = []
+    counted = {record["day"]: record for record in await connection.fetch(_COUNTED)}
+    days: dict[str, list[Sum]] = {grain: [] for grain in ("link", "source")}
     for lower, upper in zip(*await partition_bounds(connection), strict=True):
         first, last = _day_of(lower), _day_of(upper)
         rows = await connection.fetchval(_CLICKS_BETWEEN, UUID(int=lower), UUID(int=min(upper, (1 << 128) - 1)))
-        statistics = sum(counted.pop(day) for day in list(counted) if first <= day < last)
-        days.append(Sum(f"clicks of {first}", rows, "rows", statistics, "statistics"))
+        found = [counted.pop(day) for day in list(counted) if first <= day < last]
+        for grain, sums in days.items():
+            sums.append(Sum(f"clicks of {first}", rows, "rows", sum(one[grain] for one in found), f"statistics per {grain}"))
     rows = await connection.fetchval(_CLICKS)
-    gone = sum(counted.values())
+    gone = {grain: sum(one[grain] for one in counted.values()) for grain in days}
     strays = await connection.fetchval(_STRAYS)
     stored = sum(cursor["rows_stored"] + cursor["rows_stray"] for cursor in cursors)
-    found_of = f"in clicks, {strays} strays, {gone} of days dropped since"
+    found_of = f"in clicks, {strays} strays, {gone['link']} of days dropped since"
     return [
-        Sum("clicks stored", stored, "by the spools' marks", rows + strays + gone, found_of),
+        Sum("clicks stored", stored, "by the spools' marks", rows + strays + gone["link"], found_of),
         Sum(
             "clicks quarantined",
             sum(cursor["rows_quarantined"] for cursor in cursors), "by the spools' marks",
             await connection.fetchval(_QUARANTINED), "in quarantine",
         ),
-        Sum(f"clicks of {len(days)} days", rows, "rows", sum(day.found for day in days), "statistics"),
-        *(day for day in days if not day.agrees),
+        *(
+            Sum(f"clicks of {len(sums)} days, per {grain}", rows, "rows", sum(day.found for day in sums), f"statistics per {grain}")
+            for grain, sums in days.items()
+        ),
+        Sum("clicks of days dropped since", gone["link"], "statistics per link", gone["source"], "statistics per source"),
+        *(day for sums in days.values() for day in sums if not day.agrees),
     ]  # fmt: skip
 
 
