@@ -107,6 +107,34 @@ async def test_without_postgresql_a_look_says_so_and_leaves_all(tmp_path: Path) 
     assert (tmp_path / f"{spool_id:016x}").is_dir()
 
 
+async def test_one_spool_that_cannot_be_dealt_with_holds_up_no_other(
+    dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mistake of ours that one spool brings to light would else stop every worker's looking after all the others."""
+    ids = [await a_dead_spool(tmp_path, 5) for _ in range(3)]
+    bad = sorted(ids)[1]
+
+    async def apply_journal(spool: DeadSpool) -> bool:
+        if spool.spool_id == bad:
+            raise KeyError("unforeseen")
+        return True
+
+    keeping = DeadSpools(dsn, tmp_path, apply_journal)
+    assert await keeping.look()
+    assert 1 == keeping.waiting
+    assert "unforeseen" in caplog.text
+    async with database(dsn) as db:
+        closed = await db.fetch("SELECT spool_id FROM spool_cursors WHERE closed_at IS NOT NULL")
+    assert set(ids) - {bad} == {row["spool_id"] for row in closed}
+
+
+async def test_a_root_that_cannot_be_read_is_looked_at_again(tmp_path: Path) -> None:
+    """A volume that comes and goes must not end the worker's looking."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert not await DeadSpools("postgresql://nobody@127.0.0.1:1/none", loop, nothing_in_the_journal).look()
+
+
 @pytest.mark.parametrize("synchronous", [True, False])
 async def test_two_starts_of_one_directory_each_ship_their_own(dsn: str, tmp_path: Path, synchronous: bool) -> None:
     """Two workers over one TRACKER_SPOOL_DIR: separate spools, separate marks, one table."""

@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -208,3 +211,47 @@ async def test_prune_unlinks_what_was_shipped_and_sees_what_other_workers_use(tm
     assert reader.read(8, max_rows=1, max_bytes=1) is None
     spool.close()
     other.close()
+
+
+@contextmanager
+def a_root_of_nobody() -> Iterator[Path]:
+    """A spool root of ours as a user whom permissions bind: root passes over them, so it becomes nobody meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="spool") as name:  # tmp_path lies in root's own folder
+        root, user = Path(name), os.geteuid()
+        if user == 0:
+            os.chown(root, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield root
+        finally:
+            os.seteuid(user)
+
+
+async def test_a_directory_that_denies_access_is_none_of_ours() -> None:
+    """A mounted volume has root's lost+found in it: no worker could start, or ship what an earlier one left."""
+    with a_root_of_nobody() as root:
+        for name, mode in (("lost+found", 0o000), ("names only", 0o400)):
+            (root / name).mkdir()
+            (root / name / "lock").write_bytes(b"x" * 10_000)
+            (root / name).chmod(mode)
+        (root / "names only").rename(root / "half.new")
+        spool = a_spool(root)
+        assert [spool.path] == find_spools(root)
+        used = spool.space.used_bytes
+        await spool.prune(0.0)
+        assert 32768 <= spool.space.used_bytes <= used + 2 * 16384
+        spool.close()
+        dead = DeadSpool.open(spool.path)
+        assert dead is not None
+        dead.close()
+        for name in ("lost+found", "half.new"):
+            (root / name).chmod(0o700)
+
+
+def test_a_root_that_denies_access_is_told_in_a_sentence() -> None:
+    """The first start on a new volume, by the wrong user."""
+    with a_root_of_nobody() as root:
+        root.chmod(0o000)
+        with pytest.raises(SpoolError, match="Permission denied"):
+            a_spool(root)
+        root.chmod(0o700)

@@ -22,10 +22,17 @@ _ABOUT_MAX_BYTES = 65536
 
 
 def find_spools(root: Path, *, fs: FsOps | None = None) -> list[Path]:
-    """The directories under `root` that hold a spool, live or dead, whatever they are called."""
+    """The directories under `root` that hold a spool, live or dead, whatever they are called.
+
+    One that denies us access (a volume's lost+found) is not ours. OSError when `root` itself cannot be read.
+    """
     fs = fs or RealFs()
-    directories = (root / name for name in fs.listdir(root) if not name.endswith(".new"))
-    return [path for path in directories if any(_is_ours(name) for name in fs.listdir(path))]
+    found = []
+    for name in fs.listdir(root):
+        with contextlib.suppress(PermissionError):
+            if not name.endswith(".new") and any(_is_ours(one) for one in fs.listdir(root / name)):
+                found.append(root / name)
+    return found
 
 
 class DeadSpool:

@@ -98,12 +98,13 @@ class DeadSpools:
             await asyncio.sleep(EVERY_SECONDS if looked else RETRY_SECONDS)
 
     async def look(self) -> bool:
-        """Ship every spool that nobody writes or ships, remove what is old. False: PostgreSQL could not be asked."""
-        paths = find_spools(self._root)
+        """Ship every spool that nobody writes or ships, remove what is old. False: PostgreSQL could not be asked, or
+        the disk. Whatever is wrong with one spool, the others go on."""
         try:
+            paths = find_spools(self._root)
             marks = await self._read_marks(paths)
         except (PostgresError, *Unavailable) as error:
-            logger.warning("dead spools wait for PostgreSQL: %s: %s", type(error).__name__, error)
+            logger.warning("dead spools wait: %s: %s", type(error).__name__, error)
             return False
         waiting = 0
         for path in paths:
@@ -118,6 +119,9 @@ class DeadSpools:
             except (PostgresError, SpoolError, *Unavailable) as error:
                 waiting += 1
                 logger.warning("spool %s is left for later: %s: %s", path.name, type(error).__name__, error)
+            except Exception:  # a mistake of ours, met by this spool: a look that ends would leave all others unshipped
+                waiting += 1
+                logger.exception("spool %s is left for later", path.name)
         self.waiting = waiting
         return True
 

@@ -48,7 +48,10 @@ class FsOps(Protocol):
         """Make creations, renames and removals in a directory durable."""
 
     def used_bytes(self, root: Path) -> int:
-        """The disk space of all files in the directories directly under `root` (blocks, so preallocation counts)."""
+        """The disk space of all files in the directories directly under `root` (blocks, so preallocation counts).
+
+        What denies us access (a volume's lost+found) is not ours and not counted.
+        """
 
 
 class RealFs:
@@ -113,7 +116,7 @@ class RealFs:
         total = 0
         with os.scandir(root) as directories:
             for directory in directories:
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # removed by its shipper meanwhile
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # removed meanwhile, or not ours
                     total += _blocks(Path(directory.path))
         return total
 
@@ -122,7 +125,7 @@ def _blocks(directory: Path) -> int:
     total = 0
     with os.scandir(directory) as files:
         for file in files:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
                 total += file.stat(follow_symlinks=False).st_blocks * 512  # the unit of st_blocks, whatever the disk's
     return total
 

@@ -86,12 +86,12 @@ class Spool:
             "created": (created or datetime.now(UTC)).isoformat(),
             "hostname": platform.node(),
         }
+        space = Space(fs, root, max_bytes)
         try:
             lock_fd = _make_directory(fs, root, path, json.dumps(about, indent=1).encode())
+            space.measure()
         except OSError as exc:
             raise SpoolError(f"cannot make the spool {path}: {exc.strerror or exc}") from exc
-        space = Space(fs, root, max_bytes)
-        space.measure()
         executor = executor or ThreadPoolExecutor(2, thread_name_prefix="spool-sync")  # one for each log
 
         def log(kind: Kind, columns: Sequence[Column], segment_bytes: int, *, durable: bool) -> Log:
