@@ -25,7 +25,6 @@ from tracker.storage.refusals import Refusals
 from tracker.storage.spool import Spool
 from tracker.storage.spool_reader import LogReader
 from tracker.storage.unjournalled import UnjournalledRecorder
-from tracker.web import postback_intake
 from tracker.web.postback import PostbackDoor
 
 KEYRING = Keyring(((0, b"0123456789abcdef"),))
@@ -61,6 +60,7 @@ class Door:
     refusals: Refusals
     door: PostbackDoor
     client_ip: str = "198.51.100.7"
+    durations: list[float] = field(default_factory=list)
     now_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     _ids: ClickIdMaker = field(
         default_factory=lambda: ClickIdMaker(keyring=KEYRING, worker=1, random_counter=lambda: 0)
@@ -87,11 +87,11 @@ class Door:
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
         """Meanwhile nothing can be recorded: somebody holds the table that every group needs."""
-        patience, postback_intake.COMMIT_SECONDS = postback_intake.COMMIT_SECONDS, 0.3
+        patience, self.door.intake.commit_seconds = self.door.intake.commit_seconds, 0.3
         async with self.db.transaction():
             await self.db.execute("LOCK TABLE conversion_state IN ACCESS EXCLUSIVE MODE")
             yield
-        postback_intake.COMMIT_SECONDS = patience
+        self.door.intake.commit_seconds = patience
 
     async def log(self) -> list[asyncpg.Record]:
         return await self.db.fetch("SELECT * FROM postback_log ORDER BY received_at, outcome")
@@ -101,7 +101,6 @@ class Door:
 async def open_door(dsn: str, folder: Path, *, commit_seconds: float = 30.0) -> AsyncIterator[Door]:
     """The door over an empty database with schema, its spool in `folder`. On a busy machine a commit may take longer than
     the door waits: here it waits until the commit came, but while `locked`."""
-    usual, postback_intake.COMMIT_SECONDS = postback_intake.COMMIT_SECONDS, commit_seconds
     db = await asyncpg.connect(dsn)
     await db.execute(_SETUP)
     await db.executemany(
@@ -132,6 +131,7 @@ async def open_door(dsn: str, folder: Path, *, commit_seconds: float = 30.0) -> 
         catalog=catalog, keyring=KEYRING, journal=Journal(spool.journal, SPOOL_ID), recorder=recorder,
         unjournalled=unjournalled, refusals=refusals,
         client_ip=lambda _: here[0].client_ip, clock_ms=lambda: here[0].now_ms,
+        observe=lambda seconds: here[0].durations.append(seconds), commit_seconds=commit_seconds,
     )  # fmt: skip
     app = web.Application()
     app.add_routes(door.routes())
@@ -153,4 +153,3 @@ async def open_door(dsn: str, folder: Path, *, commit_seconds: float = 30.0) -> 
             unjournalled.close()
             spool.close()
             await db.close()
-            postback_intake.COMMIT_SECONDS = usual

@@ -26,8 +26,10 @@ from doors import (
     open_door,
 )
 from postgres_fixtures import SCHEMA, PostgresFactory
+from shipping import eventually
 
 from tracker.domain.refusal import Reason
+from tracker.storage import look_ups
 from tracker.storage.journal import read_journal
 from tracker.storage.spool_log import SpoolUnavailable
 from tracker.web import postback_intake
@@ -62,7 +64,8 @@ async def test_a_sale_is_recorded_once_in_every_spelling(door: Door) -> None:
     ]
     assert [(200, {"status": "duplicate", "conversion_id": first["conversion_id"]})] * len(rest) == rest
     assert 1 == await door.db.fetchval("SELECT count(*) FROM ledger")
-    assert {"recorded": 1, "duplicate": 7} == door.door.intake.kept
+    assert {"recorded": 1, "duplicate": 7} == door.door.intake.answered
+    assert 8 == len(door.durations)
 
 
 async def test_the_journal_has_the_message_before_the_recorder_and_without_secrets(door: Door) -> None:
@@ -115,6 +118,7 @@ async def test_what_is_refused_says_why_and_echoes_nothing(door: Door, changes: 
     assert "echo-me" not in json.dumps(problem)
     assert 0 == door.spool.journal.next_seq
     assert 1 == sum(door.refusals.counts.values())
+    assert ({"refused": 1}, 1) == (door.door.intake.answered, len(door.durations))
 
 
 async def test_equal_repeats_are_one_value_and_others_are_refused(door: Door) -> None:
@@ -240,6 +244,7 @@ async def test_a_server_that_accepts_and_never_answers_holds_up_nobody(
     await connection.execute(SCHEMA.read_text())
     await connection.close()
     async with open_door(postgres.dsn, tmp_path / "spool", commit_seconds=1.2) as door:
+        await eventually(lambda: door.recorder.connected)      # and no session of it is being started
         for child in (pids := [postgres.pid, *_children(postgres.pid)]):
             os.kill(child, signal.SIGSTOP)
         try:
@@ -291,6 +296,7 @@ async def test_a_journal_that_cannot_be_synced_promises_nothing(door: Door, monk
     async with door.locked():
         status, problem = await door.send(params={"click_id": door.click(), "amount": "2", "token": SHOP_TOKEN})
     assert (503, "unavailable", "5") == (status, problem["code"], door.headers["Retry-After"])
+    assert {"unavailable": 1} == door.door.intake.answered
 
 
 async def test_without_a_journal_postgres_alone_may_keep_it(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +312,43 @@ async def test_without_a_journal_postgres_alone_may_keep_it(door: Door, monkeypa
     async with door.locked():
         assert 503 == (await door.send(params={**sale, "txid": "2"}))[0]
     assert (200, "duplicate") == ((answer := await door.send(params=sale))[0], answer[1]["status"])
+
+
+async def test_keeping_without_a_journal_takes_what_is_left_of_the_time(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Danger: after a slow look-up of a link the sender would have given up before the answer."""
+    asked: list[float] = []
+    record, patience = door.door.intake._unjournalled.record, door.door.intake.commit_seconds
+
+    def fail(_rows: list[bytes]) -> int:
+        raise SpoolUnavailable("no space")
+
+    async def slowly(_link_id: int) -> None:
+        await asyncio.sleep(0.2)
+
+    async def noted(drafts: Any, *, seconds: float) -> Any:
+        asked.append(seconds)
+        return await record(drafts, seconds=seconds)
+
+    monkeypatch.setattr(door.spool.journal, "append", fail)
+    monkeypatch.setattr(door.catalog, "look_up_link", slowly)
+    monkeypatch.setattr(door.door.intake._unjournalled, "record", noted)
+    status, kept = await door.send(params={"click_id": door.click(link=777), "token": SHOP_TOKEN})
+    assert (200, "pending_click") == (status, kept["status"])
+    assert asked[0] < patience - 0.15
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+async def test_a_link_that_nobody_could_look_up_is_no_reason_for_a_final_no(
+    door: Door, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """Danger: 401 ends the sender's tries, and the link, made a second ago, may be of a program that asks for no token."""
+    monkeypatch.setattr(look_ups, "PER_SECOND", 0.0)
+    query = urlencode({"click_id": door.click(link=777), "token": token})
+    assert (503, "unavailable") == await code_of(door, query)
+    assert 1 == door.catalog.look_ups.refused
+    monkeypatch.undo()
+    await asyncio.sleep(0.05)      # 50 a second: two and a half
+    assert (401, "bad_token") == await code_of(door, query)
 
 
 async def test_a_link_nobody_here_knows_is_looked_up_and_else_kept_for_control(door: Door) -> None:

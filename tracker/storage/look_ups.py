@@ -39,7 +39,7 @@ class LookUps:
         if key is not None and key in self._asking:
             return True
         now = time.monotonic()
-        if key is not None and now < self._missing.get(key, 0.0):
+        if key is not None and self.is_missing(key):
             return False
         self._allowance = min(PER_SECOND, self._allowance + (now - self._counted_at) * PER_SECOND)
         self._counted_at = now
@@ -47,6 +47,10 @@ class LookUps:
             self.refused += 1
             return False
         return True
+
+    def is_missing(self, key: bytes | int) -> bool:
+        """Whether PostgreSQL said within the last second that there is none: not asked, or no answer, is False."""
+        return time.monotonic() < self._missing.get(key, 0.0)
 
     async def ask(self, key: bytes | int) -> Rows:
         """The rows of the link and of its program and partner; empty when there is none. After may_ask(key).

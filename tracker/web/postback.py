@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -31,7 +32,7 @@ from tracker.storage.refusals import Refusals
 from tracker.storage.unjournalled import UnjournalledRecorder
 from tracker.web.postback_answers import answer, answer_json, answer_method_not_allowed, body_of, status_of
 from tracker.web.postback_auth import Sender, signed_part
-from tracker.web.postback_intake import Delivery, Intake
+from tracker.web.postback_intake import COMMIT_SECONDS, Delivery, Intake
 
 MOST_BODY = 64 * 1024
 MOST_ARRAY_BODY = 1024 * 1024
@@ -44,7 +45,9 @@ _PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz", "X-Purpose")
 
 
 class PostbackDoor:
-    """The routes. `client_ip(request)`: the sender's address, proxies seen through; `clock_ms()`: Unix time in ms."""
+    """The routes. `client_ip(request)`: the sender's address, proxies seen through; `clock_ms()`: Unix time in ms;
+    `observe(seconds)`: told of each request how long it took from its body read to its answer made; `commit_seconds`: how
+    long an answer waits for the commit."""
 
     def __init__(
         self,
@@ -57,6 +60,8 @@ class PostbackDoor:
         refusals: Refusals,
         client_ip: Callable[[web.Request], str],
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        observe: Callable[[float], None] = lambda _: None,
+        commit_seconds: float = COMMIT_SECONDS,
     ) -> None:
         self.intake = Intake(
             catalog=catalog,
@@ -65,7 +70,9 @@ class PostbackDoor:
             recorder=recorder,
             unjournalled=unjournalled,
             refusals=refusals,
+            commit_seconds=commit_seconds,
         )
+        self._observe = observe
         self._catalog = catalog
         self._client_ip = client_ip
         self._clock_ms = clock_ms
@@ -81,6 +88,27 @@ class PostbackDoor:
         try:
             _check_intent(request)
             body = await _read_body(request, MOST_BODY) if request.can_read_body else b""
+        except Refused as refused:
+            return self._turn_away(request, refused.reason)
+        with self._observed():
+            return await self._take_one(request, body)
+
+    async def conversions(self, request: web.Request) -> web.Response:
+        """One message or an array; for an array, 200 and an outcome per item, unless nothing at all could be kept."""
+        if request.method != "POST":
+            return answer_method_not_allowed("POST")
+        try:
+            _check_intent(request)
+            bearer = self._check_bearer(request)
+            key = _idempotency_key(request)
+            body = await _read_json_body(request)
+        except Refused as refused:
+            return self._turn_away(request, refused.reason)
+        with self._observed():
+            return await self._take_items(request, body, bearer, key)
+
+    async def _take_one(self, request: web.Request, body: bytes) -> web.Response:
+        try:
             pairs = read_urlencoded(_raw_query(request)) + _pairs_of_body(request, body)
         except Refused as refused:
             return self._turn_away(request, refused.reason)
@@ -94,15 +122,9 @@ class PostbackDoor:
         [outcome] = await self.intake.take([Delivery(pairs)], sender, now_ms=self._clock_ms())
         return answer(outcome)
 
-    async def conversions(self, request: web.Request) -> web.Response:
-        """One message or an array; for an array, 200 and an outcome per item, unless nothing at all could be kept."""
-        if request.method != "POST":
-            return answer_method_not_allowed("POST")
+    async def _take_items(self, request: web.Request, body: bytes, bearer: str, key: str | None) -> web.Response:
         try:
-            _check_intent(request)
-            bearer = self._check_bearer(request)
-            key = _idempotency_key(request)
-            items, is_array = read_json(await _read_json_body(request), most_items=MOST_ITEMS)
+            items, is_array = read_json(body, most_items=MOST_ITEMS)
         except Refused as refused:
             return self._turn_away(request, refused.reason)
         deliveries = [
@@ -113,6 +135,14 @@ class PostbackDoor:
         if not is_array or all(status_of(outcome) == 503 for outcome in outcomes):
             return answer(outcomes[0])
         return answer_json([body_of(outcome) for outcome in outcomes])
+
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._observe(time.monotonic() - started)
 
     def _check_bearer(self, request: web.Request) -> str:
         """A token of any program: what an item may say is judged later, this opens the door to a megabyte."""

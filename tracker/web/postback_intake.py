@@ -36,10 +36,11 @@ from tracker.web.postback_auth import (
     refuse_unknown_program,
 )
 
-COMMIT_SECONDS = 1.2            # how long a caller waits for the commit; he is answered within 1.5 s, some give up at 2
+COMMIT_SECONDS = 1.2            # how long a caller waits for the commit; he is answered within 1.5 s, some give up at 2 s
 AWAY_SECONDS = 0.1              # the same while PostgreSQL is known to be away: it may be back just now
 SYNC_SECONDS = 0.25             # what is left then for the disk
 MOST_LOOK_UPS = 16              # unknown links asked for on behalf of one request
+UNAVAILABLE = "unavailable"     # in `answered`, beside REFUSED and the statuses
 SLICE = 100                     # messages judged in one turn of the event loop: some 3 ms
 
 
@@ -69,7 +70,7 @@ class _Case:
 
 
 class Intake:
-    """One per worker. `kept` counts messages by status, for /metrics; refusals are counted where they are written."""
+    """One per worker. `answered` counts messages for /metrics: by status, or as `refused` or `unavailable`."""
 
     def __init__(
         self,
@@ -80,8 +81,10 @@ class Intake:
         recorder: Recorder,
         unjournalled: UnjournalledRecorder,
         refusals: Refusals,
+        commit_seconds: float = COMMIT_SECONDS,
     ) -> None:
-        self.kept: dict[str, int] = {}
+        self.answered: dict[str, int] = {}
+        self.commit_seconds = commit_seconds
         self._catalog = catalog
         self._keyring = keyring
         self._journal = journal
@@ -89,9 +92,14 @@ class Intake:
         self._unjournalled = unjournalled
         self._refusals = refusals
 
+    @property
+    def kept(self) -> dict[str, int]:
+        """The same."""
+        return self.answered
+
     async def take(self, deliveries: Sequence[Delivery], sender: Sender, *, now_ms: int) -> list[Outcome]:
         """Take the messages of one request; their outcomes, in order, within 1.5 s. Never raises for what they say."""
-        give_up_at = asyncio.get_running_loop().time() + COMMIT_SECONDS
+        give_up_at = asyncio.get_running_loop().time() + self.commit_seconds
         cases = [_Case(delivery) for delivery in deliveries]
         await self._step(cases, now_ms, lambda case: self._read(case, sender))
         await self._learn_links(cases)
@@ -101,6 +109,7 @@ class Intake:
 
     def refuse(self, reason: Reason, *, now_ms: int) -> NotKept:
         """Count and log a request that was refused before its parameters were read."""
+        self._count(UNAVAILABLE if reason is Reason.UNAVAILABLE else REFUSED)
         if self._refusals.count(reason):
             self._refusals.keep(Refusal(reason, now_ms, {}))
         return NotKept(reason)
@@ -142,11 +151,8 @@ class Intake:
                 raise Refused(Reason.WRONG_PROGRAM)
         elif case.click is None:
             raise refuse_unknown_program(self._catalog, case.proof)
-        elif case.proof.is_empty and self._catalog.database_away:
-            raise Refused(Reason.UNAVAILABLE)     # its program may ask for no more than it shows: nobody can tell
         else:
-            named_program = self._catalog.program_by_slug.get(named or "")
-            case.authority = authenticate_provisionally(self._catalog, case.proof, named_program, now_ms=now_ms)
+            case.authority = self._judge_provisionally(case.click.link, case.proof, named, now_ms)
         case.message = compose(
             case.parameters,
             received_ms=now_ms,
@@ -154,6 +160,17 @@ class Intake:
             authority=case.authority,
             event_id=case.delivery.event_id,
         )
+
+    def _judge_provisionally(self, link_id: int, proof: Proof, named: str | None, now_ms: int) -> Authority:
+        """For a link that is unknown here. Only where PostgreSQL said that there is none, a refusal may be final: else the
+        link's program may ask for no more than was shown, and nobody can tell."""
+        named_program = self._catalog.program_by_slug.get(named or "")
+        try:
+            return authenticate_provisionally(self._catalog, proof, named_program, now_ms=now_ms)
+        except Refused:
+            if self._catalog.look_ups.is_missing(link_id):
+                raise
+            raise Refused(Reason.UNAVAILABLE) from None
 
     def _program_of(self, click: ClickId | None, named: str | None) -> Program | None:
         """The program a message speaks of: the click's, without a click the one it names."""
@@ -170,14 +187,13 @@ class Intake:
         try:
             messages = self._journal.append(drafts)
         except SpoolUnavailable:
-            answers = await self._unjournalled.record(drafts, seconds=COMMIT_SECONDS)
+            answers = await self._unjournalled.record(drafts, seconds=_seconds_until(give_up_at))
             for case, answer in zip(cases, answers, strict=True):
                 self._conclude(case, answer or NotKept(Reason.UNAVAILABLE), now_ms)
             return
         futures = [self._recorder.submit(message) for message in messages]
         away = self._catalog.database_away and not self._recorder.connected
-        patience = AWAY_SECONDS if away else give_up_at - asyncio.get_running_loop().time()
-        await asyncio.wait(futures, timeout=max(0.0, patience))
+        await asyncio.wait(futures, timeout=AWAY_SECONDS if away else _seconds_until(give_up_at))
         committed = [_committed(future) for future in futures]
         synced = None in committed and await self._sync(give_up_at + SYNC_SECONDS)
         for case, message, answer in zip(cases, messages, committed, strict=True):
@@ -188,11 +204,15 @@ class Intake:
         if isinstance(answer, NotKept):
             self._refuse(case, answer.reason, now_ms)
         elif answer.status == REFUSED:
+            self._count(REFUSED)
             self._refusals.count(Reason.PENDING_CAP)      # its row in the log is there already
             case.outcome = NotKept(Reason.PENDING_CAP, case.parameters.absent)
         else:
-            self.kept[answer.status] = self.kept.get(answer.status, 0) + 1
+            self._count(answer.status)
             case.outcome = Kept(answer.status, answer.conversion_id, answer.reason, case.parameters.absent)
+
+    def _count(self, result: str) -> None:
+        self.answered[result] = self.answered.get(result, 0) + 1
 
     async def _sync(self, give_up_at: float) -> bool:
         """Whether the journal is on the disk by then (loop time). A disk may stall for half a second and be well again."""
@@ -211,6 +231,7 @@ class Intake:
 
     def _refuse(self, case: _Case, reason: Reason, now_ms: int) -> None:
         case.outcome = NotKept(reason, case.parameters.absent)
+        self._count(UNAVAILABLE if reason is Reason.UNAVAILABLE else REFUSED)
         if not self._refusals.count(reason):
             return
         message = case.parameters.to_log()
@@ -229,6 +250,11 @@ class Intake:
             program_id=None if program is None else program.program_id,
             click_id=None if case.click is None else case.click.uuid,
         ))
+
+
+def _seconds_until(moment: float) -> float:
+    """From now, in loop time; never negative."""
+    return max(0.0, moment - asyncio.get_running_loop().time())
 
 
 def _committed(future: asyncio.Future[Answer]) -> Answer | None:
