@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from postgres_fixtures import SCHEMA
 from proxy import Fault, Proxy, proxied
-from shipping import Shipping, assert_conserved, click_row, database, eventually, live_spool
+from shipping import Shipping, assert_conserved, click_id, click_row, database, eventually, live_spool, now_ms
 
 from tracker.storage.shipper import Shipper
 
@@ -187,3 +187,68 @@ async def apply_schema(dsn: str) -> None:
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+async def test_draining_keeps_to_its_time_though_the_server_hangs(postgres_factory: Any, tmp_path: Path) -> None:
+    """A worker that drains twice as long as it was given is killed by its parent, with the rest of its drain undone."""
+    postgres = postgres_factory()
+    with postgres:
+        await apply_schema(postgres.dsn)
+        async with live_spool(tmp_path / "spool") as spool:
+            shipper = spool.shipper(postgres.dsn)
+            running = asyncio.create_task(shipper.run())
+            spool.append([click_row() for _ in range(10)])
+            await eventually(lambda: shipper.next_seq == 10)
+            async with database(postgres.dsn) as db:
+                writer = await db.fetchval("SELECT writer_pid FROM spool_cursors")
+            frozen = (postgres.pid, writer)  # who takes new connections, and who serves ours
+            for pid in frozen:
+                _signal(pid, signal.SIGSTOP)
+            try:
+                spool.append([click_row(user_agent=b"x" * 1000) for _ in range(1000)])
+                async with asyncio.timeout(4.5):
+                    assert not await shipper.drain(3)
+                await running
+                assert 10 == shipper.next_seq
+            finally:
+                for pid in frozen:
+                    _signal(pid, signal.SIGCONT)
+            assert await shipper.drain(20)
+            async with database(postgres.dsn) as db:
+                await assert_conserved(db, spool.spool_id, 1010)
+
+
+async def test_a_hung_connection_leaves_the_drain_time_for_another(dsn: str, tmp_path: Path) -> None:
+    """One connection that a firewall forgot must not cost the whole drain while the server is well."""
+    async with proxied(dsn) as proxy, database(dsn) as db, live_spool(tmp_path) as spool:
+        shipper = spool.shipper(proxy.dsn, batch_seconds=60.0)
+        running = asyncio.create_task(shipper.run())
+        fault = proxy.fault = Fault("up", "hold", on=b"PGCOPY")
+        spool.append([click_row() for _ in range(100)])
+        await fault.struck.wait()
+        async with asyncio.timeout(4):
+            assert await shipper.drain(4)
+        await running
+        await assert_conserved(db, spool.spool_id, 100)
+
+
+async def test_the_age_of_what_waits_grows_while_the_server_is_away(dsn: str, tmp_path: Path) -> None:
+    """An alert on the delay of what was stored stays silent in an outage: nothing is stored then."""
+    made_ms = now_ms() - 60_000
+    async with live_spool(tmp_path, segment_bytes=2**20) as spool:
+        shipper = spool.shipper("postgresql://nobody@127.0.0.1:1/none")
+        assert 0 == shipper.oldest_age_seconds(made_ms / 1000)
+        running = asyncio.create_task(shipper.run())
+        for age in (0, 1000):
+            spool.append([click_row(click_id(made_ms + age)) for _ in range(5)])
+        await eventually(lambda: shipper.counts.retries >= 2)
+        assert [60, 90] == [shipper.oldest_age_seconds(made_ms / 1000 + later) for later in (60, 90)]
+        await shipper.stop()
+        await running
+        shipper = spool.shipper(dsn, max_rows=5)
+        assert await shipper.drain(10)
+        assert 0 == shipper.oldest_age_seconds(made_ms / 1000 + 60)
+        spool.append([click_row(click_id(made_ms + 2000))])
+        assert 58 == shipper.oldest_age_seconds(made_ms / 1000 + 60)
+        assert await shipper.drain(10)
+        assert 0 == shipper.oldest_age_seconds(made_ms / 1000 + 60)

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ from tracker.domain.click_id import uuid_time_ms
 from tracker.storage.click_statistics import ChannelLimit, click_id_at, leads_as_expected
 from tracker.storage.click_store import BatchRefusedError, ClickBatch, Stored, store_carefully, store_gap, store_plainly
 from tracker.storage.copy_errors import Fault, fault_of
+from tracker.storage.deadline import deadline
 from tracker.storage.postgres import Connection, PostgresError, Unavailable, connect
 from tracker.storage.spool import spool_name
 from tracker.storage.spool_cursor import CursorMovedError, SpoolCursor
@@ -99,7 +100,8 @@ class Shipper:
         self._careful = False
         self._behind = False  # the last batch was big: there is more
         self._woken = asyncio.Event()
-        self._stopping = False
+        self._stop = asyncio.Event()
+        self._first_waiting: tuple[int, float] | None = None  # a sequence number and when its row was made
         self._running: asyncio.Task[bool] | None = None
 
     @property
@@ -107,30 +109,49 @@ class Shipper:
         """The first sequence number not known to be stored."""
         return self._next_seq
 
+    def oldest_age_seconds(self, now: float) -> float:
+        """Age of the oldest row that is not known to be stored; 0 when nothing waits. `now` as time.time() gives it.
+
+        Goes on growing while PostgreSQL is away. Costs a look into the files at most once for each move of the mark.
+        OSError when they cannot be read.
+        """
+        if self._first_waiting is None or self._first_waiting[0] != self._next_seq:
+            found = self._reader.read(self._next_seq, max_rows=1, max_bytes=1)
+            while isinstance(found, Gap):
+                found = self._reader.read(found.next_seq, max_rows=1, max_bytes=1)
+            if found is None:
+                return 0.0
+            self._first_waiting = self._next_seq, _made_at(found)
+        return max(0.0, now - self._first_waiting[1])
+
     def wake(self) -> None:
         """There are new rows: called by whoever appended, on the same loop. Costs nothing when repeated."""
         self._woken.set()
 
     async def run(self) -> None:
         """Ship until `drain` or `stop`. To be started once, as a task."""
-        self._running = asyncio.create_task(self._loop(until_empty=False), name=f"ship {self._name}")
+        running = self._running = asyncio.create_task(self._loop(until_empty=False), name=f"ship {self._name}")
         try:
-            await asyncio.wait([self._running])
+            await asyncio.wait([running])
         finally:
-            self._running.cancel()  # only if this task is cancelled is it still running
-        if not self._running.cancelled():
-            self._running.result()
+            running.cancel()  # only if this task is cancelled is it still running
+        if not running.cancelled():
+            running.result()
 
     async def drain(self, seconds: float) -> bool:
-        """End `run`, ship what is there. True: all is stored and flushed; False: `seconds` were over first."""
-        await self._end_loop(seconds)
-        self._stopping = False
+        """End `run`, ship what is there. True: all is stored and flushed; False: `seconds` were over first.
+
+        The batch under way has half of the time: a connection that hangs must leave some for another one.
+        """
+        end_at = time.monotonic() + seconds
+        await self._end_loop(seconds / 2)
+        self._stop.clear()
+        self._running = asyncio.create_task(self._loop(until_empty=True), name=f"drain {self._name}")
         try:
-            async with asyncio.timeout(seconds):
-                return await self._loop(until_empty=True)
-        except TimeoutError:
-            return False
+            done, _ = await asyncio.wait([self._running], timeout=max(0.0, end_at - time.monotonic()))
+            return self._running.result() if done else False
         finally:
+            await self._end_loop(0.0)
             self._drop()
 
     async def stop(self, seconds: float = 2.0) -> None:
@@ -139,23 +160,26 @@ class Shipper:
         self._drop()
 
     async def _end_loop(self, seconds: float) -> None:
-        self._stopping = True
+        self._stop.set()
         self.wake()
-        if self._running is not None:
-            await asyncio.wait([self._running], timeout=seconds)
-            self._running.cancel()
-            await asyncio.wait([self._running])
-            self._running = None
+        running, self._running = self._running, None
+        if running is not None:
+            try:
+                await asyncio.wait([running], timeout=seconds)
+            finally:
+                if running.cancel():
+                    self._drop()  # cancelled or not, the driver may be waiting for a server that hangs
+            await asyncio.wait([running])
 
     async def _loop(self, *, until_empty: bool) -> bool:
         backoff = _FIRST_BACKOFF_SECONDS
-        while not self._stopping:
+        while not self._stop.is_set():
             self._woken.clear()
             try:
                 shipped = await self._ship_next()
             except _OUTAGES as error:
                 self._note_outage(error)
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads workers, guards nothing
+                await self._pause(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads workers, guards nothing
                 backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
                 continue
             backoff = _FIRST_BACKOFF_SECONDS
@@ -171,8 +195,12 @@ class Shipper:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._woken.wait()
-        if not self._stopping:
-            await asyncio.sleep(LINGER_SECONDS)
+        await self._pause(LINGER_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     def _note_outage(self, error: BaseException) -> None:
         self.counts.retries += 1
@@ -200,13 +228,14 @@ class Shipper:
             await self._flush(connection)
             return 0
         if isinstance(found, Gap):
-            async with _deadline(connection, self._batch_seconds):
+            async with deadline(connection, self._batch_seconds):
                 await store_gap(connection, self._cursor, found.first_seq, found.next_seq)
             last = found.next_seq - 1
             logger.error("spool %s: rows %d to %d are lost (%s)", self._name, found.first_seq, last, found.where)
             self.counts.quarantined += found.next_seq - found.first_seq
             self._moved(found.next_seq, flushed=True)
             return 1
+        self._first_waiting = found.first_seq, _made_at(found)
         stored = await self._store(connection, found, synchronous=synchronous)
         self._moved(stored.next_seq, flushed=synchronous)
         self._tally(stored, found)
@@ -221,7 +250,7 @@ class Shipper:
         connection = await connect(self._dsn, command_timeout=4 * self._batch_seconds)
         self._connection = connection
         in_doubt = self._cursor.in_doubt
-        async with _deadline(connection, CLAIM_SECONDS):
+        async with deadline(connection, CLAIM_SECONDS):
             next_seq = await self._cursor.claim(connection)
             self._columns = await TableColumns.read(connection)
         if in_doubt:
@@ -242,12 +271,12 @@ class Shipper:
         batch = ClickBatch.of(found.first_seq, found.rows, found.lengths, found.columns)
         if not self._careful:
             try:
-                async with _deadline(connection, self._batch_seconds):
+                async with deadline(connection, self._batch_seconds):
                     return await store_plainly(connection, self._cursor, batch, self._channels, synchronous=synchronous)
             except PostgresError as error:
                 if connection.is_closed() or fault_of(error) is Fault.OUTAGE:
                     raise
-        async with _deadline(connection, 4 * self._batch_seconds):
+        async with deadline(connection, 4 * self._batch_seconds):
             await connection.execute("ROLLBACK")
             stored = await store_carefully(connection, self._cursor, batch, self._channels, synchronous=synchronous)
         self._careful = stored.duplicates > 0  # a lost mark: the next batch will be there already too
@@ -267,39 +296,16 @@ class Shipper:
         counts.strays += stored.stray
         counts.quarantined += stored.quarantined
         counts.duplicates += stored.duplicates
-        counts.delay_seconds = time.time() - uuid_time_ms(click_id_at(found.rows, 0)) / 1000
+        counts.delay_seconds = time.time() - _made_at(found)
 
     async def _flush(self, connection: Connection) -> None:
         """Once nothing is new: make asynchronous commits certain, so that segments may go and a process may end."""
         if self._flushed_seq < self._next_seq:
-            async with _deadline(connection, self._batch_seconds):
+            async with deadline(connection, self._batch_seconds):
                 await self._cursor.flush(connection)
             self._moved(self._next_seq, flushed=True)
 
 
-@contextlib.asynccontextmanager
-async def _deadline(connection: Connection, seconds: float) -> AsyncIterator[None]:
-    """TimeoutError when the body takes longer; ConnectionResetError at once when the connection is gone, which a COPY
-    that waits for room to write would not notice by itself."""
-    lost = inside = False
-
-    def on_loss(_: object) -> None:
-        nonlocal lost
-        if inside:
-            lost = True
-            scope.reschedule(0.0)
-
-    connection.add_termination_listener(on_loss)
-    try:
-        async with asyncio.timeout(seconds) as scope:
-            inside = True
-            try:
-                yield
-            finally:
-                inside = False
-    except TimeoutError as error:
-        if lost:
-            raise ConnectionResetError("the connection to PostgreSQL broke") from error
-        raise TimeoutError(f"PostgreSQL took longer than {seconds:g} s") from error
-    finally:
-        connection.remove_termination_listener(on_loss)
+def _made_at(batch: Batch) -> float:
+    """When the first row's click was made, in seconds since the epoch."""
+    return uuid_time_ms(click_id_at(batch.rows, 0)) / 1000
