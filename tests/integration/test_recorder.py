@@ -26,8 +26,9 @@ from tracker.domain.postback import Postback, Status
 from tracker.jobs.pending import PendingJob
 from tracker.storage import conversion_sql, recorder
 from tracker.storage.conversion_facts import find_clicks
+from tracker.storage.conversion_store import decide_conversion
 from tracker.storage.journal import read_journal
-from tracker.storage.recorder import apply_journal, decide, replay
+from tracker.storage.recorder import apply_journal, replay
 from tracker.storage.spool_reader import LogReader
 
 
@@ -104,7 +105,7 @@ async def test_a_conflict_changes_nothing_and_waits_for_a_person(dsn: str, db: A
         assert before == await db.fetchrow("SELECT status, amount, last_entry FROM conversion_state")
         assert 1 == await db.fetchval("SELECT count(*) FROM postback_log WHERE outcome = 'conflict' AND reason = 'amount'")
         assert answer.conversion_id is not None
-        assert await decide(db, answer.conversion_id, Status.REJECTED, "customer sent it back") is not None
+        assert await decide_conversion(db, answer.conversion_id, Status.REJECTED, "customer sent it back") is not None
         assert Decimal(0) == await owed(db)
         assert "duplicate" == (await shop.post(sale(click))).status
         assert Decimal(0) == await owed(db)
@@ -112,7 +113,7 @@ async def test_a_conflict_changes_nothing_and_waits_for_a_person(dsn: str, db: A
 
 
 async def test_a_decision_about_an_unknown_conversion_is_none(db: Any) -> None:
-    assert await decide(db, UUID(int=1), Status.APPROVED, "why not") is None
+    assert await decide_conversion(db, UUID(int=1), Status.APPROVED, "why not") is None
 
 
 async def test_several_per_key_programs_are_told_apart_by_event_id_and_replay_never_doubles(

@@ -1,7 +1,7 @@
 """Resolves postbacks that wait for their click's row, or for its link to be known (DESIGN section 5, "Pending").
 
-Only this job resolves, under a lease, so one key is never resolved twice at once. It polls, because correctness must not
-depend on a wake-up; `wake` makes it quicker. What resolves is the same claim and decision as at the door: it knows when,
+Only this job resolves, under a lease, so one key is never resolved twice at once. It polls: clicks land by the hand of other
+processes, and correctness must not depend on a wake-up. What resolves is the same claim and decision as at the door: it knows when,
 not what. The door parks messages (storage/conversion_store.py); nothing here may decide about money.
 """
 
@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -20,7 +20,6 @@ from uuid import UUID
 import orjson
 
 from tracker.domain.attribution import was_spooled
-from tracker.domain.conversion import Outcome
 from tracker.domain.postback import Postback
 from tracker.domain.refusal import Reason
 from tracker.jobs.lease import Lease, LeaseLostError
@@ -57,17 +56,6 @@ _NO_CLICK: Final = UUID(int=0)
 _FIRST: Final = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
-@dataclass(slots=True)
-class PendingCounts:
-    """What the job has done since it started; whoever serves metrics reads it."""
-
-    resolved: int = 0
-    refused: int = 0
-    attached: int = 0
-    quarantined: int = 0    # rows that are no message of ours
-    retries: int = 0
-
-
 class LeavePending:
     """The rows of `pending` that a group resolves leave in its transaction, while the lease is held."""
 
@@ -92,30 +80,21 @@ class LeavePending:
 class PendingJob:
     """Runs in every control process; the one that holds the lease works. `holder` names the process."""
 
-    def __init__(
-        self, dsn: str, holder: str, *, wait_seconds: float = WAIT_SECONDS, counts: PendingCounts | None = None
-    ) -> None:
-        self.counts = counts or PendingCounts()
+    def __init__(self, dsn: str, holder: str, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._dsn, self._wait_seconds = dsn, wait_seconds
         self._lease = Lease("pending", holder)
         self._after, self._after_unknown, self._after_attached = _NO_CLICK, _NO_CLICK, _FIRST
         self._polls = 0
-        self._woken = asyncio.Event()
-        self._stopping = False
-
-    def wake(self) -> None:
-        """Clicks landed: look now."""
-        self._woken.set()
+        self._stopping = asyncio.Event()
 
     def stop(self) -> None:
         """End `run` after the poll under way."""
-        self._stopping = True
-        self._woken.set()
+        self._stopping.set()
 
     async def run(self) -> None:
         """Poll until `stop`; waits out whatever PostgreSQL does. However it ends, the lease is given back."""
         backoff = POLL_SECONDS
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 connection = await open_session(self._dsn)
                 try:
@@ -124,23 +103,18 @@ class PendingJob:
                     await self._give_back(connection)
             except OUTAGES as error:
                 logger.warning("pending postbacks wait: %s: %s", type(error).__name__, error)
-            except Exception:
-                # Nobody would start the job again: it goes on, and says what stopped it.
-                logger.exception("pending postbacks wait for a mistake of ours")
             else:
                 return
-            self.counts.retries += 1
             await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads processes
             backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
 
     async def _poll_on(self, connection: Connection) -> None:
-        while not self._stopping:
-            self._woken.clear()
+        while not self._stopping.is_set():
             if await self._lease.acquire(connection) and await self.poll(connection):
                 continue   # there may be more
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
-                    await self._woken.wait()
+                    await self._stopping.wait()
 
     async def _give_back(self, connection: Connection) -> None:
         """Release the lease, whatever the connection was at, and end it. The next process need not wait for it to expire."""
@@ -162,7 +136,6 @@ class PendingJob:
             locked = await commit_group(
                 connection, messages, LeavePending(self._lease), answers.update, apply=resolve_messages
             )
-            self.counts.resolved += len(answers)
             left += len(answers)
             if locked or len(rows) < MAX_GROUP:
                 break
@@ -229,14 +202,12 @@ class PendingJob:
         async with connection.transaction():
             await LeavePending(self._lease).leave(connection, [message_id])
             await connection.execute(sql.WRITE_FAULT, *columns([logged], 8))
-        self.counts.quarantined += 1
         return None
 
     async def _refuse(self, connection: Connection, message: Postback, reason: Reason) -> int:
         async with connection.transaction():
             await LeavePending(self._lease).move(connection, [message], quarantined=0)
             await note_resolved(connection, [(message, Answer(REFUSED, None, reason))])
-        self.counts.refused += 1
         return 1
 
     async def _attach(self, connection: Connection) -> None:
@@ -249,8 +220,7 @@ class PendingJob:
             if row["click_id"].bytes in here:
                 async with connection.transaction():
                     await self._lease.fence(connection)
-                    step = await attach_click(connection, row["conversion_id"])
-                self.counts.attached += step is not None and step.outcome is Outcome.UPDATED
+                    await attach_click(connection, row["conversion_id"])
 
 
 @contextlib.asynccontextmanager

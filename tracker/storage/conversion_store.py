@@ -1,6 +1,6 @@
 """One group of messages inside one transaction: screen (conversion_screen.py), claim, read, decide, write.
 
-It opens and ends no transaction and retries nothing: whoever calls it does (group_commit.py, jobs/pending.py). Deciding is
+It opens and ends no transaction, but for a person's decision, and retries nothing: whoever calls it does. Deciding is
 domain/conversion.py's; what is here is which rows must be locked and read for it, and what is written of it.
 """
 
@@ -38,6 +38,7 @@ QUEUED: Final = "queued"
 REFUSED: Final = "refused"
 QUARANTINED: Final = "quarantined"
 OVER_CAP: Final = "pending_cap"
+_BEGUN: Final = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'; SET LOCAL plan_cache_mode = force_custom_plan"
 _TURN: Final = 64   # decisions in one turn of the event loop, which answers clicks too: about 4 ms
 
 
@@ -147,8 +148,13 @@ async def record(
 
 
 async def decide_conversion(connection: Connection, conversion_id: UUID, status: Status, reason: str) -> Step | None:
-    """A person's decision; None for an unknown conversion. `reason` is kept and shown."""
-    return await _redecide(connection, conversion_id, lambda before, facts: decide(before, status, reason, facts))
+    """A person's decision, in a transaction of its own; None for an unknown conversion. `reason` is kept and shown.
+
+    Raises PostgresError (55P03 when somebody holds the conversion: a claim ends in milliseconds), or what is `Unavailable`.
+    """
+    async with connection.transaction():
+        await connection.execute(_BEGUN)
+        return await _redecide(connection, conversion_id, lambda before, facts: decide(before, status, reason, facts))
 
 
 async def attach_click(connection: Connection, conversion_id: UUID) -> Step | None:

@@ -20,11 +20,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
-from uuid import UUID
 
-from tracker.domain.conversion import Step
-from tracker.domain.postback import Postback, Status
-from tracker.storage.conversion_store import QUEUED, Answer, apply_again, decide_conversion, logged_answers
+from tracker.domain.postback import Postback
+from tracker.storage.conversion_store import QUEUED, Answer, apply_again, logged_answers
 from tracker.storage.group_commit import LEAST_PATIENCE_MS, NoMark, commit_group, rough_key
 from tracker.storage.journal import BadJournalRowError, decode_row
 from tracker.storage.journal_mark import JournalMark, sequence_of
@@ -319,13 +317,3 @@ async def replay(connection: Connection, messages: Iterable[Postback]) -> dict[s
         for unit in await commit_group(connection, group, NoMark(), count, apply=apply_again):
             tally["locked"] = tally.get("locked", 0) + len(unit)
     return tally
-
-
-async def decide(connection: Connection, conversion_id: UUID, status: Status, reason: str) -> Step | None:
-    """A person's decision about a conversion, in a transaction of its own; None when there is no such conversion.
-
-    Raises PostgresError (55P03 when the conversion stays locked) or what is `Unavailable`.
-    """
-    async with connection.transaction():
-        await connection.execute("SET LOCAL lock_timeout = '2s'; SET LOCAL plan_cache_mode = force_custom_plan")
-        return await decide_conversion(connection, conversion_id, status, reason)

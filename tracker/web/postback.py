@@ -30,6 +30,7 @@ from tracker.storage.journal import Journal
 from tracker.storage.recorder import Recorder
 from tracker.storage.refusals import Refusals
 from tracker.storage.unjournalled import UnjournalledRecorder
+from tracker.web.framing import PREFETCH_HEADERS, is_prefetch
 from tracker.web.postback_answers import answer, answer_json, answer_method_not_allowed, body_of, status_of
 from tracker.web.postback_auth import Sender, signed_part
 from tracker.web.postback_intake import COMMIT_SECONDS, Delivery, Intake
@@ -40,8 +41,6 @@ MOST_ITEMS = 1000
 BODY_SECONDS = 10.0
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
-_PREFETCH = re.compile("prefetch|prerender|preview", re.IGNORECASE)
-_PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz", "X-Purpose")
 
 
 class PostbackDoor:
@@ -163,7 +162,8 @@ class PostbackDoor:
 
 
 def _check_intent(request: web.Request) -> None:
-    if any(_PREFETCH.search(request.headers.get(name, "")) for name in _PREFETCH_HEADERS):
+    purposes = (value for name in PREFETCH_HEADERS for value in request.headers.getall(name, ()))
+    if any(is_prefetch(value.encode("utf-8", "replace")) for value in purposes):
         raise Refused(Reason.PREFETCH)
     if "Content-Encoding" in request.headers:
         raise Refused(Reason.CONTENT_ENCODING)
