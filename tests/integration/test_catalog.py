@@ -5,6 +5,7 @@ import logging
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
+from hashlib import blake2b
 from pathlib import Path
 
 import asyncpg
@@ -195,6 +196,27 @@ async def test_a_damaged_snapshot_is_ignored(
     assert not lonely.ready
     assert {} == lonely.links
     assert "the snapshot is ignored" in caplog.text
+    await lonely.stop()
+
+
+@pytest.mark.parametrize(("line", "ready"), [(b"novelties [1,2]\n", True), (b"links {no row\n", False), (b"links 5\n", False)])
+async def test_a_snapshot_of_another_program_ends_nothing(
+    catalog: Catalog, db: asyncpg.Connection, dsn: str, tmp_path: Path, line: bytes, ready: bool
+) -> None:
+    """After a rollback a newer program's snapshot lies there: a start that waits for ever is worse than none."""
+    await add_links(db, 1, 10)
+    await catalog.start()
+    await catalog.stop()
+    place = tmp_path / catalog_snapshot.NAME
+    body = place.read_bytes().rpartition(b"end ")[0] + line
+    place.write_bytes(body + b"end " + blake2b(body, digest_size=32).hexdigest().encode() + b"\n")
+    lonely = Catalog("postgresql://nobody@127.0.0.1:1/nothing", tmp_path)
+    async with asyncio.timeout(10):
+        await lonely.start()
+    assert ready == lonely.ready
+    assert not any(task.done() for task in lonely._tasks)
+    if ready:
+        assert catalog.links == lonely.links
     await lonely.stop()
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from shipping import assert_conserved, click_row, database, live_spool
+from shipping import DAY_MS, assert_conserved, click_id, click_row, database, eventually, live_spool, now_ms
 
 from tracker.storage.dead_spool import DeadSpool
 from tracker.storage.dead_spools import DeadSpools
@@ -34,7 +35,8 @@ async def test_dead_spools_are_shipped_closed_and_removed(dsn: str, tmp_path: Pa
             assert await keeping.look()
             cursor = await assert_conserved(db, spool_id, 500)
             assert cursor["closed_at"] is not None
-            assert await db.fetchval("SELECT last_id_at IS NOT NULL FROM worker_numbers WHERE spool_id = $1", spool_id)
+            free_at = await db.fetchval("SELECT last_id_at - now() FROM worker_numbers WHERE spool_id = $1", spool_id)
+            assert abs(free_at) < timedelta(minutes=1)
             assert (0, 500) == (keeping.waiting, keeping.counts.rows)
             assert await keeping.look()
             assert {live.spool.path, tmp_path / f"{spool_id:016x}"} == set(tmp_path.iterdir())
@@ -43,11 +45,23 @@ async def test_dead_spools_are_shipped_closed_and_removed(dsn: str, tmp_path: Pa
             assert 1 == live.spool.clicks.next_seq
 
 
+async def test_a_number_is_held_until_the_clock_that_used_it_is_over(dsn: str, tmp_path: Path) -> None:
+    """A machine whose clock was days ahead made ids of those days: the next owner of its number would make them again."""
+    async with live_spool(tmp_path) as spool:
+        spool.append([click_row(click_id(now_ms() + days * DAY_MS)) for days in (0, 3)])
+    async with database(dsn) as db:
+        await db.execute("INSERT INTO worker_numbers (number) VALUES (1)")
+        assert await DeadSpools(dsn, tmp_path, nothing_in_the_journal).look()
+        ahead = await db.fetchval("SELECT last_id_at - now() FROM worker_numbers WHERE spool_id = $1", spool.spool_id)
+        assert timedelta(days=2, hours=23) < ahead <= timedelta(days=3)
+
+
 async def test_many_finders_ship_a_spool_once(dsn: str, tmp_path: Path) -> None:
     """All workers of a machine start together and look at the same directory."""
     ids = [await a_dead_spool(tmp_path, 300) for _ in range(3)]
     finders = [DeadSpools(dsn, tmp_path, nothing_in_the_journal) for _ in range(4)]
     assert [True] * 4 == await asyncio.gather(*(finder.look() for finder in finders))
+    assert [0] * 4 == [finder.pending_rows for finder in finders]
     async with database(dsn) as db:
         for spool_id in ids:
             assert 300 == await db.fetchval("SELECT rows_stored FROM spool_cursors WHERE spool_id = $1", spool_id)
@@ -70,6 +84,30 @@ async def test_a_spool_stays_until_its_journal_is_applied(dsn: str, tmp_path: Pa
     async with database(dsn) as db:
         cursor = await assert_conserved(db, spool_id, 5)
         assert cursor["closed_at"] is None
+
+
+async def test_what_dead_spools_still_hold_is_told(dsn: str, tmp_path: Path) -> None:
+    """Rows of a start that is gone wait as well: a metric of the living spools alone would say that all is stored."""
+    held = await a_dead_spool(tmp_path, 7)
+    await a_dead_spool(tmp_path, 5)
+
+    async def not_yet(spool: DeadSpool) -> bool:
+        return spool.spool_id != held
+
+    keeping = DeadSpools(dsn, tmp_path, not_yet)
+    async with database(dsn) as db, live_spool(tmp_path) as live:
+        live.append([click_row()])
+        assert await keeping.look()
+        assert (7, 1) == (keeping.pending_rows, keeping.waiting)  # as found before it was shipped in part
+        assert await keeping.look()
+        assert (0, 1) == (keeping.pending_rows, keeping.waiting)
+        await db.execute("UPDATE spool_cursors SET next_seq = 3, rows_stored = 3, closed_at = NULL WHERE spool_id = $1", held)
+        await db.execute("TRUNCATE clicks; DROP TABLE click_stats_new CASCADE")
+        keeping = DeadSpools(dsn, tmp_path, not_yet)
+        looking = asyncio.create_task(keeping.look())
+        await eventually(lambda: keeping.counts.retries > 0)
+        assert 4 == keeping.pending_rows
+        looking.cancel()
 
 
 async def test_a_failover_that_loses_the_books_ships_the_spool_again(dsn: str, tmp_path: Path) -> None:

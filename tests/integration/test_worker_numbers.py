@@ -85,7 +85,7 @@ async def test_a_number_belongs_to_one_spool(dsn: str, tmp_path: Path) -> None:
         assert await confirm(db, number, 1)
         assert await confirm(db, number, 1)
         assert not await confirm(db, number, 2)
-        await note_shipped(db, 1)  # somebody shipped a copy of the disk
+        await note_shipped(db, 1, None)  # somebody shipped a copy of the disk
         assert await confirm(db, number, 1)
         assert await db.fetchval("SELECT last_id_at IS NULL FROM worker_numbers WHERE number = $1", number)
         await db.execute("DELETE FROM worker_numbers")
@@ -99,11 +99,38 @@ async def test_numbers_come_back_a_day_after_their_spool_was_shipped(dsn: str, t
         live, shipped, unused = (take(tmp_path) for _ in range(3))
         await confirm(db, live, 1)
         await confirm(db, shipped, 2)
-        await note_shipped(db, 2)
-        await db.execute("UPDATE worker_numbers SET seen_at = now() - interval '400 days'")
+        await note_shipped(db, 2, None)
+        await db.execute("UPDATE worker_numbers SET seen_at = now() - interval '31 days'")
+        await db.execute("UPDATE worker_numbers SET seen_at = now() - interval '29 days' WHERE number = $1", live)
         await db.execute("UPDATE worker_numbers SET last_id_at = last_id_at - interval '23 hours'")
         await db.execute("UPDATE worker_numbers SET seen_at = now() WHERE number = $1", unused)
         assert 1 == await reclaim(db)  # the fourth, still in stock
         await db.execute("UPDATE worker_numbers SET last_id_at = last_id_at - interval '2 hours'")
         assert 1 == await reclaim(db)
         assert {live, unused} == {r["number"] for r in await db.fetch("SELECT number FROM worker_numbers")}
+
+
+async def test_a_number_whose_spool_is_lost_comes_back_after_a_month(dsn: str, tmp_path: Path) -> None:
+    """A pod's disk goes with the pod: unshipped or not, nobody will ever close its spool, and numbers are few."""
+    async with database(dsn) as db:
+        await top_up(db, tmp_path)
+        lost, late = take(tmp_path), take(tmp_path)
+        await confirm(db, lost, 1)
+        await confirm(db, late, 2)
+        await note_shipped(db, 2, int((datetime.now(UTC) + timedelta(days=1)).timestamp() * 1000))
+        await db.execute("UPDATE worker_numbers SET seen_at = now() - interval '29 days'")
+        assert 0 == await reclaim(db)
+        await db.execute("UPDATE worker_numbers SET seen_at = now() - interval '31 days' WHERE spool_id IS NOT NULL")
+        assert 1 == await reclaim(db)
+        assert 0 == await db.fetchval("SELECT count(*) FROM worker_numbers WHERE number = $1", lost)
+        assert not await confirm(db, lost, 1)  # should it come back after all, it must end
+
+
+async def test_when_all_numbers_are_taken_nothing_is_added(dsn: str, tmp_path: Path) -> None:
+    """A start then waits for one to be freed; it must be told, not get one that is in use."""
+    async with database(dsn) as db:
+        await db.execute("INSERT INTO worker_numbers (number, spool_id) SELECT n, n + 1 FROM generate_series(0, 32767) AS n")
+        assert 0 == await top_up(db, tmp_path)
+        await db.execute("DELETE FROM worker_numbers WHERE number = 5")
+        assert 1 == await top_up(db, tmp_path)
+        assert 5 == take(tmp_path)

@@ -128,8 +128,10 @@ class Catalog(CatalogMemory):
             if self.loads > loads:
                 pause = RETRY_SECONDS
             if not self._started.is_set():
-                await self._load_snapshot()
-                self._started.set()
+                try:
+                    await self._load_snapshot()
+                finally:
+                    self._started.set()   # whatever happened: somebody waits for it
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))   # noqa: S311 (spread, not secrecy)
             pause = min(2 * pause, RETRY_MAX_SECONDS)
 
@@ -239,6 +241,8 @@ class Catalog(CatalogMemory):
             log.warning("catalog: no snapshot in the spool folder; nothing can be served until PostgreSQL is back")
         except (OSError, catalog_snapshot.BadSnapshotError) as exc:
             log.warning("catalog: the snapshot is ignored: %s", exc)
+        except Exception:   # a mistake of ours, or another program's: PostgreSQL will come, and must be followed then
+            log.exception("catalog: the snapshot is ignored")
         else:
             log.warning("catalog: serving %d rows of the snapshot", count)
             self.ready = self.from_snapshot = True

@@ -14,7 +14,6 @@ import secrets
 import time
 from hashlib import blake2b
 from pathlib import Path
-from typing import cast
 
 import orjson
 
@@ -58,7 +57,10 @@ async def write(folder: Path, memory: CatalogMemory) -> None:
 
 
 async def read(folder: Path, memory: CatalogMemory) -> int:
-    """Take in the folder's snapshot; how many rows it had. Raises FileNotFoundError, OSError, BadSnapshotError."""
+    """Take in the folder's snapshot; how many rows it had. Raises FileNotFoundError, OSError, BadSnapshotError.
+
+    Kinds we do not know are passed over: a newer program wrote them, and what came before it must be able to start.
+    """
     content = (folder / NAME).read_bytes()
     body, end = _split(content)
     digest = blake2b(digest_size=32)
@@ -69,12 +71,16 @@ async def read(folder: Path, memory: CatalogMemory) -> int:
         raise BadSnapshotError("its checksum or version is wrong")
     lines = body[len(_HEADER) :].splitlines()
     pace = Pace()
+    kinds: dict[bytes, Kind] = {kind.encode(): kind for kind in KINDS}
+    taken = 0
     with uncollected():
         for line in lines:
-            kind, _, row = line.partition(b" ")
-            memory.put(cast("Kind", kind.decode()), orjson.loads(row))
+            name, _, row = line.partition(b" ")
+            if (kind := kinds.get(name)) is not None:
+                memory.put(kind, orjson.loads(row))
+                taken += 1
             await pace.rest()
-    return len(lines)
+    return taken
 
 
 def _split(content: bytes) -> tuple[bytes, bytes]:

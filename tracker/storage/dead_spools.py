@@ -13,11 +13,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from tracker.domain.click_id import uuid_time_ms
+from tracker.storage.click_statistics import click_id_at, leads_as_expected
 from tracker.storage.dead_spool import DeadSpool, find_spools
 from tracker.storage.postgres import PostgresError, Record, Unavailable, connect
 from tracker.storage.shipper import Shipper, ShipperCounts
 from tracker.storage.spool import KEEP_CLICKS_SECONDS, KEEP_JOURNAL_SECONDS, spool_name
 from tracker.storage.spool_log import SpoolError
+from tracker.storage.spool_reader import Batch, LogReader
 from tracker.storage.worker_numbers import confirm, note_shipped
 
 logger = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ async def ship_dead_spool(
         number = spool.about.get("worker")
         if isinstance(number, int):  # a start that never reached PostgreSQL has not confirmed it
             await confirm(connection, number, spool.spool_id)
-        await note_shipped(connection, spool.spool_id)
+        await note_shipped(connection, spool.spool_id, _last_id_ms(spool.clicks))
         await connection.execute(_CLOSE, spool.spool_id)
         await connection.execute("COMMIT")
     finally:
@@ -90,6 +93,9 @@ class DeadSpools:
         self._warned: set[Path] = set()
         self.waiting = 0
         """Dead spools seen at the last look that are not wholly shipped."""
+        self.pending_rows = 0
+        """Rows of dead spools, clicks and journal, that are not stored, as the last look that reached PostgreSQL found
+        them, less what was shipped since. Every worker sees the same spools: of several, the greatest is meant."""
 
     async def run(self) -> None:
         """Look now and every EVERY_SECONDS, until cancelled."""
@@ -107,12 +113,16 @@ class DeadSpools:
             logger.warning("dead spools wait: %s: %s", type(error).__name__, error)
             return False
         waiting = 0
+        pending = {path: self._rows_left(path, marks.get(path.name)) for path in paths}
+        self.pending_rows = sum(pending.values())
         for path in paths:
             mark = marks.get(path.name)
             closed_for = mark["closed_for"] if mark else None
             try:
                 if mark is None or closed_for is None:
-                    waiting += not await self._ship(path)
+                    shipped = await self._ship(path)
+                    waiting += not shipped
+                    self.pending_rows -= pending[path] if shipped else 0
                 elif closed_for >= self._keep_clicks or self._scarce():
                     keep = self._keep_journal if mark["journal"] else self._keep_clicks
                     self._clear(path, mark, whole=closed_for >= keep)
@@ -136,6 +146,25 @@ class DeadSpools:
         finally:
             connection.terminate()
         return {spool_name(record["spool_id"]): record for record in records}
+
+    def _rows_left(self, path: Path, mark: Record | None) -> int:
+        """Rows that only this spool's files have; 0 when its writer lives, somebody ships it, or it cannot be read."""
+        if mark is not None and mark["closed_for"] is not None:
+            return 0
+        try:
+            spool = DeadSpool.open(path)
+        except OSError:  # told when it is to be shipped
+            return 0
+        if spool is None:
+            return 0
+        try:
+            if spool.copied:
+                return 0
+            return sum(max(0, log.end_seq() - (mark[log.kind] if mark else 0)) for log in (spool.clicks, spool.journal))
+        except OSError:
+            return 0
+        finally:
+            spool.close()
 
     async def _ship(self, path: Path) -> bool:
         """False when a spool without an owner is not wholly shipped."""
@@ -170,6 +199,14 @@ class DeadSpools:
         finally:
             if not removed:
                 spool.close()
+
+
+def _last_id_ms(clicks: LogReader) -> int | None:
+    """The time inside the last click id of a spool; None when damage took its row, or there is none."""
+    found = clicks.read(max(0, clicks.end_seq() - 1), max_rows=1, max_bytes=1)
+    if not isinstance(found, Batch) or not leads_as_expected(found.columns):
+        return None
+    return uuid_time_ms(click_id_at(found.rows, 0))
 
 
 def _id_in(name: str) -> int | None:

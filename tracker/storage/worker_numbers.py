@@ -30,6 +30,11 @@ RESERVED_FOR = timedelta(days=30)
 """A reservation nobody used for so long may be given to somebody else, so a stock older than that is not used."""
 STOCK_USED_FOR = RESERVED_FOR - timedelta(days=1)  # the two ends are judged by two clocks
 FREE_AGAIN_AFTER = timedelta(hours=24)
+LOST_AFTER = timedelta(days=30)
+"""A number whose owner was silent so long and whose spool nobody shipped is free again: the disk went with the machine,
+as a pod's does at each end. Ids stay unique, for the next owner's times are later; only a clock a month wrong, or a worker
+that went on for a month without reaching PostgreSQL, could meet them. At a day, an outage would do; never, and 32,768
+starts are the last."""
 _MACHINE_ID_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _FILE_MAX_BYTES = 4096
 
@@ -45,10 +50,14 @@ _CONFIRM = """
     UPDATE worker_numbers SET spool_id = $2, seen_at = now(), last_id_at = NULL
      WHERE number = $1 AND (spool_id IS NULL OR spool_id = $2)
 """
-_SHIPPED = "UPDATE worker_numbers SET last_id_at = coalesce(last_id_at, now()) WHERE spool_id = $1"
+_SHIPPED = """
+    UPDATE worker_numbers SET last_id_at = greatest(coalesce(last_id_at, now()), to_timestamp($2::bigint / 1000.0))
+     WHERE spool_id = $1
+"""
 _RECLAIM = """
     DELETE FROM worker_numbers
      WHERE (spool_id IS NULL AND seen_at < now() - $1::interval) OR last_id_at < now() - $2::interval
+        OR (spool_id IS NOT NULL AND last_id_at IS NULL AND seen_at < now() - $3::interval)
     RETURNING number
 """
 
@@ -86,7 +95,10 @@ def take(root: Path, *, now: datetime | None = None) -> int:
 
 
 async def top_up(connection: Connection, root: Path, *, now: datetime | None = None) -> int:
-    """Fill the stock up to STOCK_SIZE; how many were added. Useless files go. PostgresError, OSError."""
+    """Fill the stock up to STOCK_SIZE; how many were added. Useless files go. PostgresError, OSError.
+
+    0 with an empty stock: every number is taken. Then wait: `reclaim` frees some in time.
+    """
     now = now or datetime.now(UTC)
     with _locked(root) as stock:
         for file in sorted(stock.glob("*.json")):
@@ -109,14 +121,15 @@ async def confirm(connection: Connection, number: int, spool_id: int) -> bool:
     return await connection.execute(_CONFIRM, number, spool_id) == "UPDATE 1"
 
 
-async def note_shipped(connection: Connection, spool_id: int) -> None:
-    """All rows of a dead spool are stored: its number is free again FREE_AGAIN_AFTER from now."""
-    await connection.execute(_SHIPPED, spool_id)
+async def note_shipped(connection: Connection, spool_id: int, last_id_ms: int | None) -> None:
+    """All rows of a dead spool are stored: its number is free again FREE_AGAIN_AFTER from now, or from the time inside
+    its last click id (ms since the epoch) when that is later: its machine's clock was ahead."""
+    await connection.execute(_SHIPPED, spool_id, last_id_ms)
 
 
 async def reclaim(connection: Connection) -> int:
     """Free what may be given out again; how many numbers that was."""
-    return len(await connection.fetch(_RECLAIM, RESERVED_FOR, FREE_AGAIN_AFTER))
+    return len(await connection.fetch(_RECLAIM, RESERVED_FOR, FREE_AGAIN_AFTER, LOST_AFTER))
 
 
 @contextmanager
