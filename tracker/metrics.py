@@ -45,7 +45,7 @@ class Family:
 POSTBACK_RESULTS: Final = (
     "recorded", "updated", "duplicate", "conflict", "pending_click", "queued", "refused", "unavailable",
 )
-REFUSAL_REASONS: Final = (*(reason.value for reason in Reason), "other")
+REFUSAL_REASONS: Final = tuple(reason.value for reason in Reason)
 
 FAMILIES: Final = (
     Family("tracker_clicks_total", "counter", "Visits answered with a redirect, by kind; all kinds = appended + unlogged.", "kind",
@@ -68,6 +68,11 @@ FAMILIES: Final = (
     Family("tracker_postback_duration_seconds", "histogram",
            "From a postback's last byte to its answer.", buckets=POSTBACK_BUCKETS),
     Family("tracker_pending_postbacks", "gauge", "Postbacks that wait for their click."),
+    Family("tracker_postbacks_quarantined_total", "counter", "Postbacks that could not be decided; their callers heard `queued`."),
+    Family("tracker_postbacks_unjournalled_total", "counter", "Postbacks recorded while the journal's disk took nothing."),
+    Family("tracker_locked_conversions", "gauge", "Conversions that somebody else has locked, so that their postbacks wait."),
+    Family("tracker_spools_held", "gauge", "Spools whose columns do not fit the table: held until a person has looked."),
+    Family("tracker_dead_spools", "gauge", "Spools of earlier starts that are not wholly shipped, as each worker sees them."),
     Family("tracker_catalog_links", "gauge", "Links in memory, summed over processes."),
     Family("tracker_catalog_refresh_timestamp_seconds", "gauge",
            "When the catalog last agreed with PostgreSQL, the oldest of all processes."),
@@ -86,7 +91,7 @@ FAMILIES: Final = (
 # Gauges that are not sums over processes, but the least or the greatest of them.
 _OLDEST: Final = {"tracker_catalog_refresh_timestamp_seconds"}
 _GREATEST: Final = {"tracker_ship_delay_seconds", "tracker_clock_offset_seconds", "tracker_event_loop_lag_seconds",
-                    "tracker_pending_postbacks", "tracker_partitions_ahead_seconds", "tracker_stray_rows"}
+                    "tracker_pending_postbacks", "tracker_dead_spools", "tracker_partitions_ahead_seconds", "tracker_stray_rows"}
 _MICRO: Final = 1_000_000     # gauges and sums of seconds are kept in millionths: slots are whole numbers
 
 _OFFSET: dict[str, int] = {}

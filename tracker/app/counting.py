@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tracker.domain.refusal import Reason
 from tracker.metrics import Page
 
 
@@ -46,12 +47,7 @@ class Totals:
             self._page.add(name, total - before, label=label)
             self._told[name, label] = total
 
-    def bring_all(self, name: str, totals: Mapping[str, int], other: str) -> None:
-        """One counter for each label; labels the metric does not know count as `other`."""
-        known = self._page.labels(name)
-        sums: dict[str, int] = {}
+    def bring_all(self, name: str, totals: Mapping[str, int] | Mapping[Reason, int]) -> None:
+        """One counter for each label."""
         for label, total in totals.items():
-            key = label if label in known else other
-            sums[key] = sums.get(key, 0) + total
-        for label, total in sums.items():
             self.bring(name, total, label=label)

@@ -21,7 +21,8 @@ from struct import iter_unpack
 
 from aiohttp import web
 
-from tracker.app.counting import Totals, VisitCounts
+from tracker.app.counting import VisitCounts
+from tracker.app.edge_metrics import EdgeMetrics
 from tracker.app.numbers import NumberTakenError, keep_number, take_number
 from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.metrics import Page
@@ -70,7 +71,6 @@ class Edge:
         self._dsn = settings.database_url
         self._sockets = list(sockets)
         self._page = page
-        self._totals = Totals(page)
         self._draining = False
         self.unfit = asyncio.Event()      # this start must not go on; the parent starts another
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,7 +92,7 @@ class Edge:
         await self._catalog.start()
         self._shipper = Shipper(
             self._dsn, self._spool_id, LogReader(self._spool.path, "clicks", spool_id=self._spool_id, log=self._spool.clicks),
-            synchronous=settings.synchronous_commit, confirmed=self._spool.clicks.confirmed,
+            synchronous=settings.synchronous_commit, confirmed=self._rows_confirmed,
         )
         self._recorder = Recorder(
             self._dsn, self._spool_id,
@@ -103,7 +103,8 @@ class Edge:
         self._misses = Misses()
         self._unjournalled = UnjournalledRecorder(self._dsn)
         self._dead = DeadSpools(
-            self._dsn, settings.spool_dir, self._apply_journal, counts=self._shipper.counts, scarce=lambda: self._spool.space.scarce
+            self._dsn, settings.spool_dir, self._apply_journal, counts=self._shipper.counts,
+            scarce=lambda: self._spool.space.scarce,
         )
         places = Places(
             trusted=settings.trusted_proxies, ip_mode=settings.ip_mode,
@@ -122,6 +123,7 @@ class Edge:
         self._door = PostbackDoor(
             catalog=self._catalog, keyring=keyring, journal=Journal(self._spool.journal, self._spool_id), recorder=self._recorder,
             unjournalled=self._unjournalled, refusals=self._refusals, client_ip=lambda request: places.of_request(request).ip,
+            observe=lambda seconds: self._metrics.postback_answered(seconds),
         )
         self._runner = web.AppRunner(
             _public_app(self._desk, places, self._door), access_log=None, shutdown_timeout=HANDLERS_SECONDS
@@ -131,6 +133,11 @@ class Edge:
         self._lanes = Lanes(
             desk=self._desk, places=places, server=self._runner.server,
             connection_limit=min(CONNECTION_LIMIT, descriptors - KEPT_DESCRIPTORS),
+        )
+        self._metrics = EdgeMetrics(
+            self._page, spool=self._spool, catalog=self._catalog, shipper=self._shipper, dead=self._dead, recorder=self._recorder,
+            unjournalled=self._unjournalled, refusals=self._refusals, misses=self._misses, intake=self._door.intake,
+            lanes=self._lanes,
         )
         self._refusals.start()
         self._second = time.monotonic()
@@ -146,7 +153,7 @@ class Edge:
         gc.freeze()           # what lives for ever need not be looked through: its pauses were 30 ms with 100,000 links
         for listening in self._sockets:
             self._servers.append(await loop.create_server(self._lanes, sock=listening.dup()))
-        self._publish()
+        self._metrics.each_second(ready=self.ready)
 
     @property
     def ready(self) -> bool:
@@ -155,7 +162,7 @@ class Edge:
     async def drain(self, *, serve_on_seconds: float = SERVE_ON_SECONDS) -> None:
         """Stop in order; nothing that was answered is lost, nothing that was sent before the doors closed fails."""
         self._draining = True
-        self._publish()
+        self._metrics.each_second(ready=self.ready)
         self._lanes.drain()
         await asyncio.sleep(serve_on_seconds)
         loop = asyncio.get_running_loop()
@@ -187,9 +194,13 @@ class Edge:
         with contextlib.suppress(SpoolUnavailable):
             await self._spool.sync()
         self._spool.close()
-        self._publish()
+        self._metrics.each_second(ready=self.ready)
 
     # What goes on beside
+
+    def _rows_confirmed(self, next_seq: int) -> None:
+        self._metrics.rows_shipped()
+        self._spool.clicks.confirmed(next_seq)
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         """None of these ends by itself: one that does has met a mistake of ours, and a worker without it must not go on."""
@@ -217,7 +228,7 @@ class Edge:
         self._page.set("tracker_event_loop_lag_seconds", max(0.0, now - self._second - 1.0))
         self._second = now
         self._lanes.sweep()
-        self._publish()
+        self._metrics.each_second(ready=self.ready)
 
     async def _keep_number(self) -> None:
         try:
@@ -225,33 +236,6 @@ class Edge:
         except NumberTakenError as exc:
             log.error("%s; this worker ends and is replaced", exc)  # noqa: TRY400 - the sentence is all there is to know
             self.unfit.set()
-
-    def _publish(self) -> None:
-        page, bring = self._page, self._totals.bring
-        shipped, spool = self._shipper.counts, self._spool
-        page.set("tracker_ready", self.ready)
-        page.set("tracker_connections", len(self._lanes.open))
-        page.set("tracker_spool_pending_records", spool.clicks.next_seq - self._shipper.next_seq)
-        page.set("tracker_spool_bytes", spool.clicks.file_bytes + spool.journal.file_bytes)
-        page.set("tracker_spool_healthy", spool.healthy)
-        page.set("tracker_ship_delay_seconds", shipped.delay_seconds)
-        page.set("tracker_catalog_links", len(self._catalog.links))
-        page.set("tracker_catalog_refresh_timestamp_seconds", self._catalog.loaded_at)
-        page.set("tracker_database_up", not self._catalog.database_away)
-        for label, total in (("clicks", shipped.rows), ("stray", shipped.strays), ("quarantine", shipped.quarantined)):
-            bring("tracker_clicks_shipped_total", total, label=label)
-        bring("tracker_clicks_replayed_duplicates_total", shipped.duplicates)
-        outcomes = (("committed", shipped.batches), ("retried", shipped.retries), ("ambiguous", shipped.ambiguous_commits))
-        for label, total in outcomes:
-            bring("tracker_ship_batches_total", total, label=label)
-        for label, total in (("write", spool.clicks.write_errors + spool.journal.write_errors),
-                             ("fsync", spool.clicks.fsync_errors + spool.journal.fsync_errors)):
-            bring("tracker_spool_errors_total", total, label=label)
-        bring("tracker_clicks_missed_total", self._misses.unknown, label="unknown")
-        bring("tracker_clicks_missed_total", self._misses.closed, label="closed")
-        bring("tracker_connections_refused_total", self._lanes.refused)
-        self._totals.bring_all("tracker_postbacks_total", self._door.intake.kept, "recorded")
-        self._totals.bring_all("tracker_postback_refusals_total", {str(k): n for k, n in self._refusals.counts.items()}, "other")
 
 
 def _random_counters() -> Iterator[int]:

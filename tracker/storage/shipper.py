@@ -70,7 +70,8 @@ class ShipperCounts:
 
 
 class Shipper:
-    """Ships the clicks of one spool. `confirmed` is told the mark below which PostgreSQL has every row for good."""
+    """Ships the clicks of one spool. `confirmed` is told the mark below which PostgreSQL has every row for good; a
+    lower one than before when it has lost some."""
 
     def __init__(
         self,
@@ -237,8 +238,8 @@ class Shipper:
             return 1
         self._first_waiting = found.first_seq, _made_at(found)
         stored = await self._store(connection, found, synchronous=synchronous)
-        self._moved(stored.next_seq, flushed=synchronous)
         self._tally(stored, found)
+        self._moved(stored.next_seq, flushed=synchronous)
         self._behind = 2 * len(found.lengths) >= self._rows_limit or 2 * len(found.rows) >= MAX_BYTES
         self._rows_limit = min(self._max_rows, 2 * self._rows_limit)
         return len(found.lengths)
@@ -258,6 +259,8 @@ class Shipper:
             self.counts.rows += max(0, next_seq - self._next_seq)
         if next_seq < self._next_seq:
             logger.warning("spool %s: the mark went back from %d to %d", self._name, self._next_seq, next_seq)
+            self._flushed_seq = min(self._flushed_seq, next_seq)
+            self._confirmed(self._flushed_seq)
         self._next_seq = next_seq
         return connection
 

@@ -92,11 +92,6 @@ class Intake:
         self._unjournalled = unjournalled
         self._refusals = refusals
 
-    @property
-    def kept(self) -> dict[str, int]:
-        """The same."""
-        return self.answered
-
     async def take(self, deliveries: Sequence[Delivery], sender: Sender, *, now_ms: int) -> list[Outcome]:
         """Take the messages of one request; their outcomes, in order, within 1.5 s. Never raises for what they say."""
         give_up_at = asyncio.get_running_loop().time() + self.commit_seconds
