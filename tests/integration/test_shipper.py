@@ -119,11 +119,17 @@ async def test_a_mark_that_went_back_is_followed(dsn: str, tmp_path: Path) -> No
     """A failover that loses the last commits takes rows and mark together: what is kept on disk fills the hole."""
     async with live_spool(tmp_path) as spool, database(dsn) as db:
         spool.append([click_row() for _ in range(50)])
-        shipper = spool.shipper(dsn)
+        shipper = spool.shipper(dsn, confirmed=spool.spool.clicks.confirmed)
         assert await shipper.drain(10)
+        assert 50 == spool.spool.clicks.confirmed_seq
         await db.execute("TRUNCATE clicks, click_stats_new")
         await db.execute("UPDATE spool_cursors SET next_seq = 0, rows_stored = 0")
+        await db.execute("ALTER TABLE clicks RENAME TO clicks_away")
+        assert not await shipper.drain(1)
+        assert 0 == spool.spool.clicks.confirmed_seq  # nothing that is to be sent again may be pruned meanwhile
+        await db.execute("ALTER TABLE clicks_away RENAME TO clicks")
         assert await shipper.drain(10)
+        assert 50 == spool.spool.clicks.confirmed_seq
         await assert_conserved(db, spool.spool_id, 50)
         assert 0 == shipper.counts.duplicates
 

@@ -244,13 +244,29 @@ async def test_shipped_segments_are_kept_for_their_time_from_the_day_they_were_s
     log.confirmed(2)
     assert log.pending_rows == 2
     assert log.take_expired(5000.0, 10) == []
-    log.confirmed(1)  # a cursor seen late moves nothing back
     log.confirmed(4)
     assert log.take_expired(5009.0, 10) == []
     assert [path.name for path in log.take_expired(5010.0, 10)] == ["clicks-00000000.seg", "clicks-00000001.seg"]
     assert [path.name for path in log.take_expired(5019.0, 10)] == ["clicks-00000002.seg"]
     assert log.take_expired(9999.0, 10) == []  # the current segment stays
     assert log.file_bytes == SEGMENT_BYTES
+
+
+async def test_segments_that_postgres_lost_again_are_kept_however_scarce_space_is() -> None:
+    """After a restore they are the only copy: making room of them would lose the clicks for good."""
+    fs = ModelFs()
+    log = a_log(fs, max_bytes=5 * SEGMENT_BYTES)
+    for _ in range(4):
+        log.append([b"x" * 300])
+    await log.sync()
+    log.confirmed(4)
+    assert log.take_expired(0.0, 1000, yields=False) == []  # seen as shipped; scarce, but money does not yield
+    log.confirmed(1)
+    assert [path.name for path in log.take_expired(500.0, 1000)] == ["clicks-00000000.seg"]
+    assert log.pending_rows == 3
+    log.confirmed(4)
+    assert log.take_expired(2001.0, 1000, yields=False) == []  # their time begins anew
+    assert [path.name for path in log.take_expired(2002.0, 1000)] == ["clicks-00000001.seg"]
 
 
 async def test_a_segment_that_is_not_synced_stays_though_it_was_shipped() -> None:

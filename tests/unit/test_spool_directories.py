@@ -213,6 +213,21 @@ async def test_prune_unlinks_what_was_shipped_and_sees_what_other_workers_use(tm
     other.close()
 
 
+async def test_shipped_clicks_make_room_and_journals_do_not(tmp_path: Path) -> None:
+    """`tracker journal replay` reaches back a week: that is money, and little of the space."""
+    spool = a_spool(tmp_path, max_bytes=8 * 16384)
+    for log, segments in ((spool.clicks, 2), (spool.journal, 5)):
+        for _ in range(segments):
+            log.append([b"x" * 7000])
+        await log.sync()
+        log.confirmed(segments)
+    assert 1 == await spool.prune(0.0)
+    assert spool.space.scarce
+    assert 0 == await spool.prune(1.0)
+    assert 5 == len(list(spool.path.glob("journal-*.seg")))
+    spool.close()
+
+
 @contextmanager
 def a_root_of_nobody() -> Iterator[Path]:
     """A spool root of ours as a user whom permissions bind: root passes over them, so it becomes nobody meanwhile."""

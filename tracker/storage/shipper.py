@@ -253,7 +253,6 @@ class Shipper:
         in_doubt = self._cursor.in_doubt
         async with deadline(connection, CLAIM_SECONDS):
             next_seq = await self._cursor.claim(connection)
-            self._columns = await TableColumns.read(connection)
         if in_doubt:
             self.counts.ambiguous_commits += 1
             self.counts.rows += max(0, next_seq - self._next_seq)
@@ -262,6 +261,8 @@ class Shipper:
             self._flushed_seq = min(self._flushed_seq, next_seq)
             self._confirmed(self._flushed_seq)
         self._next_seq = next_seq
+        async with deadline(connection, CLAIM_SECONDS):
+            self._columns = await TableColumns.read(connection)
         return connection
 
     async def _store(self, connection: Connection, found: Batch, *, synchronous: bool) -> Stored:

@@ -276,14 +276,21 @@ class Log:
     # What was shipped
 
     def confirmed(self, next_seq: int) -> None:
-        """Postgres has every row below `next_seq` for good: committed, and that commit flushed."""
-        self.confirmed_seq = max(self.confirmed_seq, min(next_seq, self.next_seq))
+        """Postgres has every row below `next_seq` for good: committed, and that commit flushed.
 
-    def take_expired(self, now: float, keep_seconds: float) -> list[Path]:
+        A lower number than before means that it has lost the rows behind (a failover, a restore): segments that hold
+        them are not shipped any more, however scarce space is, and their time begins anew when they are.
+        """
+        self.confirmed_seq = min(next_seq, self.next_seq)
+        for segment in self._kept:
+            if segment.end_seq > self.confirmed_seq:
+                segment.shipped_at = None
+
+    def take_expired(self, now: float, keep_seconds: float, *, yields: bool = True) -> list[Path]:
         """Strike from the books, oldest first, the files that may go; the caller unlinks them.
 
-        Those whose rows are all confirmed, `keep_seconds` after that was first seen here, or at once while space is
-        scarce. Never the current one, nor one not yet synced.
+        Those whose rows are all confirmed, `keep_seconds` after that was first seen here, or, when the log `yields`,
+        at once while space is scarce. Never the current one, nor one not yet synced.
         """
         for segment, successor in pairwise(self._kept):
             if segment.fd >= 0 or max(segment.end_seq, successor.first_seq) > self.confirmed_seq:
@@ -291,7 +298,7 @@ class Log:
             segment.shipped_at = now if segment.shipped_at is None else segment.shipped_at
         expired: list[Path] = []
         while (shipped_at := self._kept[0].shipped_at if self._kept else None) is not None:
-            if now - shipped_at < keep_seconds and not self._space.scarce:
+            if now - shipped_at < keep_seconds and not (yields and self._space.scarce):
                 break
             self._space.give(self._kept[0].capacity_bytes)
             expired.append(self._kept.popleft().path)
