@@ -242,7 +242,7 @@ async def test_shipped_segments_are_kept_for_their_time_from_the_day_they_were_s
     await log.sync()
     assert log.take_expired(1000.0, 10) == []
     log.confirmed(2)
-    assert log.pending_rows == 2
+    assert log.confirmed_seq == 2
     assert log.take_expired(5000.0, 10) == []
     log.confirmed(4)
     assert log.take_expired(5009.0, 10) == []
@@ -263,7 +263,7 @@ async def test_segments_that_postgres_lost_again_are_kept_however_scarce_space_i
     assert log.take_expired(0.0, 1000, yields=False) == []  # seen as shipped; scarce, but money does not yield
     log.confirmed(1)
     assert [path.name for path in log.take_expired(500.0, 1000)] == ["clicks-00000000.seg"]
-    assert log.pending_rows == 3
+    assert log.confirmed_seq == 1
     log.confirmed(4)
     assert log.take_expired(2001.0, 1000, yields=False) == []  # their time begins anew
     assert [path.name for path in log.take_expired(2002.0, 1000)] == ["clicks-00000001.seg"]

@@ -94,8 +94,8 @@ class DeadSpools:
         self.waiting = 0
         """Dead spools seen at the last look that are not wholly shipped."""
         self.pending_rows = 0
-        """Rows of dead spools, clicks and journal, that are not stored, as the last look that reached PostgreSQL found
-        them, less what was shipped since. Every worker sees the same spools: of several, the greatest is meant."""
+        """Clicks of dead spools that are not stored, as the last look that reached PostgreSQL found them, less the
+        spools shipped since. Every worker sees the same spools: take one worker's figure, not the sum."""
 
     async def run(self) -> None:
         """Look now and every EVERY_SECONDS, until cancelled."""
@@ -148,7 +148,7 @@ class DeadSpools:
         return {spool_name(record["spool_id"]): record for record in records}
 
     def _rows_left(self, path: Path, mark: Record | None) -> int:
-        """Rows that only this spool's files have; 0 when its writer lives, somebody ships it, or it cannot be read."""
+        """Clicks that only this spool's files have; 0 when its writer lives, somebody ships it, or it cannot be read."""
         if mark is not None and mark["closed_for"] is not None:
             return 0
         try:
@@ -160,7 +160,7 @@ class DeadSpools:
         try:
             if spool.copied:
                 return 0
-            return sum(max(0, log.end_seq() - (mark[log.kind] if mark else 0)) for log in (spool.clicks, spool.journal))
+            return max(0, spool.clicks.end_seq() - (mark["clicks"] if mark else 0))
         except OSError:
             return 0
         finally:

@@ -312,11 +312,6 @@ class Log:
         return Written._make(self._written)
 
     @property
-    def pending_rows(self) -> int:
-        """Rows appended and not yet confirmed."""
-        return self.next_seq - self.confirmed_seq
-
-    @property
     def unsynced_bytes(self) -> int:
         """Bytes that a power cut would lose now."""
         return self._unsynced_bytes
