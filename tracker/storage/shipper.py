@@ -66,7 +66,6 @@ class ShipperCounts:
     duplicates: int = 0  # rows that were there already: a mark was lost
     ambiguous_commits: int = 0  # a connection broke while its commit was under way
     held: int = 0  # 1 while a segment does not fit the table
-    delay_seconds: float = 0.0  # age of the oldest row of the last batch, when it was committed
 
 
 class Shipper:
@@ -238,7 +237,7 @@ class Shipper:
             return 1
         self._first_waiting = found.first_seq, _made_at(found)
         stored = await self._store(connection, found, synchronous=synchronous)
-        self._tally(stored, found)
+        self._tally(stored)
         self._moved(stored.next_seq, flushed=synchronous)
         self._behind = 2 * len(found.lengths) >= self._rows_limit or 2 * len(found.rows) >= MAX_BYTES
         self._rows_limit = min(self._max_rows, 2 * self._rows_limit)
@@ -292,7 +291,7 @@ class Shipper:
             self._flushed_seq, self._flushed_at = next_seq, time.monotonic()
             self._confirmed(next_seq)
 
-    def _tally(self, stored: Stored, found: Batch) -> None:
+    def _tally(self, stored: Stored) -> None:
         counts = self.counts
         counts.batches += 1
         counts.held = 0
@@ -300,7 +299,6 @@ class Shipper:
         counts.strays += stored.stray
         counts.quarantined += stored.quarantined
         counts.duplicates += stored.duplicates
-        counts.delay_seconds = time.time() - _made_at(found)
 
     async def _flush(self, connection: Connection) -> None:
         """Once nothing is new: make asynchronous commits certain, so that segments may go and a process may end."""
