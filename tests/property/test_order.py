@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import permutations, product
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tracker.domain.attribution import Facts, LinkOwner, ProgramFacts, ProgramTerms, Standing
@@ -133,8 +133,17 @@ def deliveries(draw: st.DrawFn) -> tuple[list[Postback], list[Postback]]:
     return said, [replace(one, received_ms=one.received_ms + position) for position, one in enumerate(arrived)]
 
 
+# A late click, a coupon, and a commission that changes between two messages: rare in what is drawn.
+DATED = facts_of([ProgramTerms(0, 1, Status.APPROVED)], [(0, "7.5"), (CLICKED + DAY + 12 * HOUR, "20")])
+EARLY = message(received_ms=CLICKED + DAY + HOUR)
+LATE = message(
+    amount=Decimal(60), currency="EUR", click_id=CLICK, link_id=LINK, coupon="anna", received_ms=CLICKED + DAY + 13 * HOUR
+)
+
+
 @settings(max_examples=1000, deadline=None)
 @given(deliveries(), worlds)
+@example(([LATE, EARLY], [EARLY, LATE]), DATED)
 def test_any_order_and_repetition_of_agreeing_messages_ends_the_same(
     case: tuple[list[Postback], list[Postback]], facts: Facts
 ) -> None:
