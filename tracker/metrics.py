@@ -60,6 +60,8 @@ FAMILIES: Final = (
            "Batches of clicks sent to PostgreSQL.", "outcome", ("committed", "retried", "ambiguous")),
     Family("tracker_ship_delay_seconds", "gauge", "Age of the oldest click not yet in PostgreSQL."),
     Family("tracker_spool_pending_records", "gauge", "Click records in the spool that PostgreSQL does not have yet."),
+    Family("tracker_dead_spool_records", "gauge", "Click records of earlier starts that PostgreSQL does not have yet."),
+    Family("tracker_spool_unsynced_seconds", "gauge", "Age of the oldest record that a power cut would lose; grows on a hung disk."),
     Family("tracker_spool_bytes", "gauge", "Bytes of spool files."),
     Family("tracker_spool_healthy", "gauge", "Workers whose spool can be written."),
     Family("tracker_spool_errors_total", "counter", "Failures of the spool's disk.", "operation", ("write", "fsync")),
@@ -91,7 +93,8 @@ FAMILIES: Final = (
 # Gauges that are not sums over processes, but the least or the greatest of them.
 _OLDEST: Final = {"tracker_catalog_refresh_timestamp_seconds"}
 _GREATEST: Final = {"tracker_ship_delay_seconds", "tracker_clock_offset_seconds", "tracker_event_loop_lag_seconds",
-                    "tracker_pending_postbacks", "tracker_dead_spools", "tracker_partitions_ahead_seconds", "tracker_stray_rows"}
+                    "tracker_pending_postbacks", "tracker_dead_spools", "tracker_dead_spool_records",
+                    "tracker_spool_unsynced_seconds", "tracker_partitions_ahead_seconds", "tracker_stray_rows"}
 _MICRO: Final = 1_000_000     # gauges and sums of seconds are kept in millionths: slots are whole numbers
 
 _OFFSET: dict[str, int] = {}

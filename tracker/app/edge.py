@@ -82,8 +82,8 @@ class Edge:
         descriptors = _raise_descriptor_limit()
         settings.spool_dir.mkdir(parents=True, exist_ok=True)
         keyring = Keyring(settings.secret_keys)
-        self._number = await take_number(self._dsn, settings.spool_dir)
         self._spool_id = secrets.randbits(62) + 1
+        self._number = await take_number(self._dsn, settings.spool_dir, self._spool_id)
         self._spool = Spool.create(
             settings.spool_dir, spool_id=self._spool_id, worker=self._number, clicks=CLICK_COLUMNS,
             max_bytes=settings.spool_max_bytes, sync="off" if settings.sync_interval_ms is None else "50ms",
@@ -235,6 +235,10 @@ class Edge:
             await keep_number(self._dsn, self._settings.spool_dir, self._number, self._spool_id)
         except NumberTakenError as exc:
             log.error("%s; this worker ends and is replaced", exc)  # noqa: TRY400 - the sentence is all there is to know
+            for lane in list(self._lanes.open):
+                lane.close(at_once=True)      # not one id more under this number; clients ask again, somewhere else
+            for server in self._servers:
+                server.close()
             self.unfit.set()
 
 

@@ -53,7 +53,9 @@ class EdgeMetrics:
         page, bring, clicks, journal = self._page, self._totals.bring, self._spool.clicks, self._spool.journal
         page.set("tracker_ready", ready)
         page.set("tracker_connections", len(self._lanes.open))
-        page.set("tracker_spool_pending_records", clicks.next_seq - self._shipper.next_seq + self._dead.pending_rows)
+        page.set("tracker_spool_pending_records", clicks.next_seq - self._shipper.next_seq)
+        page.set("tracker_dead_spool_records", self._dead.pending_rows)
+        page.set("tracker_spool_unsynced_seconds", max(clicks.unsynced_seconds(), journal.unsynced_seconds()))
         page.set("tracker_spool_bytes", clicks.file_bytes + journal.file_bytes)
         page.set("tracker_spool_healthy", self._spool.healthy)
         page.set("tracker_spools_held", self._shipper.counts.held)

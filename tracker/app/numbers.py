@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 EXHAUSTED_SECONDS = 30.0
+CLAIM_SECONDS = 2.0      # a start does not wait longer for a PostgreSQL that does not answer
 SEEN_SECONDS = 600.0     # between words to PostgreSQL that the number is in use
 
 
@@ -20,13 +21,20 @@ class NumberTakenError(Exception):
     """PostgreSQL says that another start has our number (a cloned disk): this worker must end and start with a new one."""
 
 
-async def take_number(dsn: str, root: Path) -> int:
-    """A number nobody else has, from the stock under `root`; an empty stock is filled first, which needs PostgreSQL once."""
+async def take_number(dsn: str, root: Path, spool_id: int) -> int:
+    """A number nobody else has, from the stock under `root`; an empty stock is filled first, which needs PostgreSQL once.
+
+    When PostgreSQL is there, the number is claimed before it is used: the stock of a cloned disk is found out here.
+    """
     told = False
     vain = 0
     while True:
         try:
-            return worker_numbers.take(root)
+            number = worker_numbers.take(root)
+            if await _claimed(dsn, number, spool_id):
+                return number
+            log.error("worker number %d belongs to another start; is this disk a clone? The next one is taken", number)
+            continue
         except worker_numbers.NoNumberError as exc:
             if not told:
                 log.info("worker numbers: %s", exc)
@@ -47,6 +55,19 @@ async def _top_up(dsn: str, root: Path) -> int:
         return await worker_numbers.top_up(connection, root)
     finally:
         connection.terminate()
+
+
+async def _claimed(dsn: str, number: int, spool_id: int) -> bool:
+    """False when PostgreSQL says that somebody else has it; who cannot ask takes it for his own, and asks again later."""
+    try:
+        async with asyncio.timeout(CLAIM_SECONDS):
+            connection = await connect(dsn, timeout=CLAIM_SECONDS)
+            try:
+                return await worker_numbers.confirm(connection, number, spool_id)
+            finally:
+                connection.terminate()
+    except (*Unavailable, PostgresError):
+        return True
 
 
 async def keep_number(dsn: str, root: Path, number: int, spool_id: int) -> None:
