@@ -172,7 +172,7 @@ END $$;
 
 
 -- ── Clicks (routed by click_id) ────────────────────────────────────────────────────────────────────────────────────────
--- Column order is the spool's record order (tracker/storage/click_rows.py): fixed width first, then what the statistics need.
+-- Column order is the spool's record order (tracker/storage/clicks/rows.py): fixed width first, then what the statistics need.
 -- The time is inside the id: no time column that could disagree. click_time(click_id) reads it.
 
 CREATE OR REPLACE FUNCTION click_time(id uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS

@@ -24,7 +24,7 @@ import click
 
 from bench.countries import write_countries
 from bench.machine import ROOT, SERVER_CORE, children, cpu_seconds, on_core, stay_off_the_servers_core
-from tracker.storage.embedded import EmbeddedPostgres
+from tracker.storage.embedded.server import EmbeddedPostgres
 from tracker.storage.postgres import Connection, connect
 
 READY_SECONDS: Final = 30.0

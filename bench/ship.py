@@ -24,10 +24,10 @@ from bench.redirect_path import IN_ONE_ITERATION, LastRows, lane_into
 from bench.report import Report
 from bench.servers import database, work_folder
 from bench.traffic import rich_clicks
-from tracker.storage.click_rows import CLICK_COLUMNS
-from tracker.storage.shipper import Shipper
-from tracker.storage.spool import Spool
-from tracker.storage.spool_reader import LogReader
+from tracker.storage.clicks.rows import CLICK_COLUMNS
+from tracker.storage.clicks.shipper import Shipper
+from tracker.storage.spool.reader import LogReader
+from tracker.storage.spool.spool import Spool
 
 SMOKE_ROWS = 20_000
 

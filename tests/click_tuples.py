@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from tracker.storage.click_rows import CLICK_COLUMNS
+from tracker.storage.clicks.rows import CLICK_COLUMNS
 
 
 def decode_row(row: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import asyncpg
 from owner_process import wait_for_end
 
-from tracker.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from tracker.storage.embedded.server import EmbeddedPostgres, EmbeddedPostgresError
 
 SCHEMA = Path(__file__).parent.parent / "schema.sql"
 TOKEN = "token-of-the-shop"

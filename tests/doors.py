@@ -17,14 +17,14 @@ import asyncpg
 from aiohttp import web
 
 from tracker.domain.click_id import ClickIdMaker, Keyring, encode
-from tracker.storage.catalog import Catalog
-from tracker.storage.click_rows import CLICK_COLUMNS
-from tracker.storage.journal import Journal
-from tracker.storage.recorder import Recorder
-from tracker.storage.refusals import Refusals
-from tracker.storage.spool import Spool
-from tracker.storage.spool_reader import LogReader
-from tracker.storage.unjournalled import UnjournalledRecorder
+from tracker.storage.catalog.catalog import Catalog
+from tracker.storage.clicks.rows import CLICK_COLUMNS
+from tracker.storage.conversions.journal import Journal
+from tracker.storage.conversions.recorder import Recorder
+from tracker.storage.conversions.refusals import Refusals
+from tracker.storage.conversions.unjournalled import UnjournalledRecorder
+from tracker.storage.spool.reader import LogReader
+from tracker.storage.spool.spool import Spool
 from tracker.web.postback import PostbackDoor
 
 KEYRING = Keyring(((0, b"0123456789abcdef"),))

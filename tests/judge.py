@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from demo_world import LINKS, fetch
 from tracker_process import KEYRING, run_tracker
 
-from tracker.storage.dead_spool import find_spools, verify
-from tracker.storage.spool_reader import LogReader
+from tracker.storage.spool.dead_spool import find_spools, verify
+from tracker.storage.spool.reader import LogReader
 
 CLIENT = Path(__file__).parent / "load_client.py"
 CLIENT_SECONDS = 60.0

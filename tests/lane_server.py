@@ -23,9 +23,9 @@ from click_tuples import decode_row
 
 from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.domain.link import Link
-from tracker.storage.click_rows import CLICK_COLUMNS
-from tracker.storage.spool import Spool, SpoolUnavailable
-from tracker.storage.spool_reader import Batch, LogReader
+from tracker.storage.clicks.rows import CLICK_COLUMNS
+from tracker.storage.spool.reader import Batch, LogReader
+from tracker.storage.spool.spool import Spool, SpoolUnavailable
 from tracker.web.agents import Places
 from tracker.web.click_route import click_routes
 from tracker.web.desk import Desk

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 OWN = """
 import json, sys
 from pathlib import Path
-from tracker.storage import embedded, pg_process
+from tracker.storage.embedded import server as embedded
+from tracker.storage.embedded import process as pg_process
 options = json.loads(sys.argv[2])
 if options.pop("without_death_signal", False):
     pg_process._die_with_owner = lambda death: None
@@ -34,7 +35,7 @@ except embedded.EmbeddedPostgresError as error:
 VISIT = """
 import json, sys
 from pathlib import Path
-from tracker.storage.embedded import database_at
+from tracker.storage.embedded.server import database_at
 with database_at(Path(sys.argv[1]), create=True) as dsn:
     print(json.dumps({"dsn": dsn}), flush=True)
     sys.stdin.read()

@@ -14,8 +14,8 @@ import asyncpg
 import pytest
 from support import missing
 
-from tracker.storage.embedded import EmbeddedPostgres
-from tracker.storage.pg_binaries import find_binaries
+from tracker.storage.embedded.binaries import find_binaries
+from tracker.storage.embedded.server import EmbeddedPostgres
 
 SCHEMA = Path(__file__).parent.parent / "schema.sql"
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")

@@ -11,11 +11,11 @@ from typing import Any
 
 import asyncpg
 
-from tracker.storage.click_rows import CLICK_COLUMNS, fixed_columns, jsonb, text
-from tracker.storage.segments import Column
-from tracker.storage.shipper import Shipper, ShipperCounts
-from tracker.storage.spool import Spool
-from tracker.storage.spool_reader import LogReader
+from tracker.storage.clicks.rows import CLICK_COLUMNS, fixed_columns, jsonb, text
+from tracker.storage.clicks.shipper import Shipper, ShipperCounts
+from tracker.storage.spool.reader import LogReader
+from tracker.storage.spool.segments import Column
+from tracker.storage.spool.spool import Spool
 
 DAY_MS = 86_400_000
 

@@ -61,7 +61,7 @@ FAMILIES: Final = (
     Family("tracker_ship_delay_seconds", "gauge", "Age of the oldest click not yet in PostgreSQL."),
     Family("tracker_spool_pending_records", "gauge", "Click records in the spool that PostgreSQL does not have yet."),
     Family("tracker_dead_spool_records", "gauge", "Click records of earlier starts that PostgreSQL does not have yet."),
-    Family("tracker_spool_unsynced_seconds", "gauge", "Age of the oldest record that a power cut would lose; grows on a hung disk."),
+    Family("tracker_spool_unsynced_seconds", "gauge", "Age of the oldest record a power cut would lose; grows on a hung disk."),
     Family("tracker_spool_bytes", "gauge", "Bytes of spool files."),
     Family("tracker_spool_healthy", "gauge", "Workers whose spool can be written."),
     Family("tracker_spool_errors_total", "counter", "Failures of the spool's disk.", "operation", ("write", "fsync")),

@@ -17,7 +17,7 @@ from postgres_fixtures import PostgresFactory
 from tracker_process import KEYRING, children, run_tracker, running, tracker_environ, until, within
 from visitor import Connection, click, one_connection_per_worker, postback, urgent_postback
 
-from tracker.storage.embedded import dsn_of_running
+from tracker.storage.embedded.server import dsn_of_running
 
 LINK_SECONDS = 1.0     # the contract: a new or changed link works on every worker
 

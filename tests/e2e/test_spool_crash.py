@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tracker.storage.dead_spool import DeadSpool, find_spools
-from tracker.storage.spool_reader import Batch
+from tracker.storage.spool.dead_spool import DeadSpool, find_spools
+from tracker.storage.spool.reader import Batch
 
 # Appends frames of 1 to 30 rows as fast as it can while a ticker syncs. A line goes out after each append, so whoever
 # reads the line has an acknowledgement; each row says its own number and has a length that depends on it.
 WRITER = """
 import asyncio, os, random, sys
 from pathlib import Path
-from tracker.storage.segments import Column
-from tracker.storage.spool import Spool
+from tracker.storage.spool.segments import Column
+from tracker.storage.spool.spool import Spool
 
 async def main():
     spool = Spool.create(Path(sys.argv[1]), spool_id=int(sys.argv[2]), worker=1, clicks=[Column("row", 17)],

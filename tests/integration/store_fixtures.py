@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from tracker.storage.entities.store import Store
 from tracker.storage.postgres import create_pool
-from tracker.storage.store import Store
 
 
 @pytest.fixture

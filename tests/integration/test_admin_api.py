@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 from tracker.domain.postback import Status
+from tracker.storage.entities.store import Store
 from tracker.storage.postgres import create_pool
-from tracker.storage.store import Store
 from tracker.web.admin import AdminApi
 
 TOKEN = "an admin token of 128 bits".replace(" ", "-")

@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 from silent_proxy import Proxy
 
-from tracker.storage import catalog as catalog_module
-from tracker.storage import catalog_snapshot
-from tracker.storage.catalog import Catalog
+from tracker.storage.catalog import catalog as catalog_module
+from tracker.storage.catalog import snapshot as catalog_snapshot
+from tracker.storage.catalog.catalog import Catalog
 
 
 async def until(true: Callable[[], object], seconds: float = 10.0) -> None:

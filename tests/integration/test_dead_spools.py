@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from shipping import DAY_MS, assert_conserved, click_id, click_row, database, eventually, live_spool, now_ms
 
-from tracker.storage.dead_spool import DeadSpool
-from tracker.storage.dead_spools import DeadSpools
-from tracker.storage.shipper import ShipperCounts
-from tracker.storage.worker_numbers import top_up
+from tracker.storage.clicks.dead_spools import DeadSpools
+from tracker.storage.clicks.shipper import ShipperCounts
+from tracker.storage.spool.dead_spool import DeadSpool
+from tracker.storage.spool.worker_numbers import top_up
 
 
 async def nothing_in_the_journal(spool: DeadSpool) -> bool:

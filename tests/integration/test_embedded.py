@@ -11,8 +11,9 @@ import pytest
 from owner_process import VISIT, OwnerProcess, query, wait_for_end
 from postgres_fixtures import PostgresFactory, engine_bin_dir
 
-from tracker.storage import pg_folder, pg_process
-from tracker.storage.embedded import (
+from tracker.storage.embedded import folder as pg_folder
+from tracker.storage.embedded import process as pg_process
+from tracker.storage.embedded.server import (
     EmbeddedPostgres,
     EmbeddedPostgresError,
     FolderInUseError,

@@ -15,8 +15,8 @@ from owner_process import ROOT, OwnerProcess, query
 from postgres_fixtures import PostgresFactory, engine_bin_dir
 from support import missing
 
-from tracker.storage import pg_binaries
-from tracker.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from tracker.storage.embedded import binaries as pg_binaries
+from tracker.storage.embedded.server import EmbeddedPostgres, EmbeddedPostgresError
 
 NOBODY = "nobody"
 NO_ACCOUNT = 54_321

@@ -13,12 +13,12 @@ from shipping import database
 
 from tracker.domain.postback import Postback
 from tracker.jobs.lease import LeaseLostError
-from tracker.storage import conversion_store
-from tracker.storage.group_commit import Fault, fault_of
-from tracker.storage.journal import read_journal
+from tracker.storage.conversions import store as conversion_store
+from tracker.storage.conversions.group_commit import Fault, fault_of
+from tracker.storage.conversions.journal import read_journal
+from tracker.storage.conversions.recorder import replay
 from tracker.storage.postgres import Unavailable
-from tracker.storage.recorder import replay
-from tracker.storage.spool_cursor import CursorMovedError
+from tracker.storage.spool.cursor import CursorMovedError
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def test_a_bug_in_deciding_costs_the_message_that_meets_it(
     dsn: str, db: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """Danger: raised, it ends the worker, and each that follows by the same message: no sale is recorded any more."""
-    fold = conversion_store.fold
+    fold = vars(conversion_store)["fold"]
 
     def stumbling(before: Any, message: Postback, *rest: Any) -> Any:
         if message.txid == "A-5":

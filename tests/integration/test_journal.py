@@ -15,9 +15,9 @@ from doors import SHOP_TOKEN, SPOOL_ID, Door, open_door
 
 from tracker.domain.postback import Postback, Status
 from tracker.domain.postback_message import UNNUMBERED
-from tracker.storage.click_rows import CLICK_COLUMNS
-from tracker.storage.journal import BadJournalRowError, Journal, decode_row, encode_row, message_id_of, read_journal
-from tracker.storage.spool import Spool, SpoolUnavailable
+from tracker.storage.clicks.rows import CLICK_COLUMNS
+from tracker.storage.conversions.journal import BadJournalRowError, Journal, decode_row, encode_row, message_id_of, read_journal
+from tracker.storage.spool.spool import Spool, SpoolUnavailable
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from click_tuples import decode_row
 from lane_server import KEYRING, HttpOnlyLanes, LaneServer, lane_server
 from raw_http import Answer, Client
 
-from tracker.storage.click_rows import CLICK_COLUMNS
+from tracker.storage.clicks.rows import CLICK_COLUMNS
 from tracker.web.fastlane import DEADLINE_SECONDS, IDLE_SECONDS, Lanes
 
 Case = dict[str, Any]

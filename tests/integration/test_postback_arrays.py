@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from doors import OTHER, SHOP_TOKEN, Door, open_door
 
-from tracker.storage.spool_log import SpoolUnavailable
+from tracker.storage.spool.log import SpoolUnavailable
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from postgres_fixtures import SCHEMA, PostgresFactory
 from shipping import eventually
 
 from tracker.domain.refusal import Reason
-from tracker.storage import look_ups
-from tracker.storage.journal import read_journal
-from tracker.storage.spool_log import SpoolUnavailable
+from tracker.storage.catalog import look_ups
+from tracker.storage.conversions.journal import read_journal
+from tracker.storage.spool.log import SpoolUnavailable
 from tracker.web import postback_intake
 from tracker.web.postback_auth import sign, signed_part
 

@@ -24,12 +24,13 @@ from tracker.domain.conversion import Conversion, fold
 from tracker.domain.conversion_id import ConversionKey, key_of
 from tracker.domain.postback import Postback, Status
 from tracker.jobs.pending import PendingJob
-from tracker.storage import conversion_sql, recorder
-from tracker.storage.conversion_facts import find_clicks
-from tracker.storage.conversion_store import decide_conversion
-from tracker.storage.journal import read_journal
-from tracker.storage.recorder import apply_journal, replay
-from tracker.storage.spool_reader import LogReader
+from tracker.storage.conversions import recorder
+from tracker.storage.conversions import sql as conversion_sql
+from tracker.storage.conversions.facts import find_clicks
+from tracker.storage.conversions.journal import read_journal
+from tracker.storage.conversions.recorder import apply_journal, replay
+from tracker.storage.conversions.store import decide_conversion
+from tracker.storage.spool.reader import LogReader
 
 
 @pytest.fixture

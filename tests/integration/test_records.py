@@ -9,9 +9,9 @@ import pytest
 from store_fixtures import LINK, pool, shop, store
 
 from tracker.domain.mistakes import Invalid, NotFound
-from tracker.storage import records_sql
-from tracker.storage.records import parse_click_id
-from tracker.storage.store import Store
+from tracker.storage.entities import records_sql
+from tracker.storage.entities.records import parse_click_id
+from tracker.storage.entities.store import Store
 
 __all__ = ["pool", "shop", "store"]
 

@@ -17,8 +17,8 @@ from doors import OPEN, OTHER, OTHER_TOKEN, SHOP, SHOP_TOKEN, Door, open_door
 
 from tracker.domain.click_id import ClickIdMaker, Keyring, encode
 from tracker.domain.refusal import Reason
-from tracker.storage import refusals as refusals_module
-from tracker.storage.refusals import MOST_WAITING, PER_SECOND, Refusal, Refusals
+from tracker.storage.conversions import refusals as refusals_module
+from tracker.storage.conversions.refusals import MOST_WAITING, PER_SECOND, Refusal, Refusals
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 
 from shipping import DAY_MS, assert_conserved, click_id, click_row, database, eventually, live_spool, now_ms, nul_row
 
-from tracker.storage.click_rows import CLICK_COLUMNS
-from tracker.storage.segments import Column
+from tracker.storage.clicks.rows import CLICK_COLUMNS
+from tracker.storage.spool.segments import Column
 
 
 async def test_rows_arrive_as_they_were_spooled(dsn: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from postgres_fixtures import SCHEMA
 from proxy import Fault, Proxy, proxied
 from shipping import Shipping, assert_conserved, click_id, click_row, database, eventually, live_spool, now_ms
 
-from tracker.storage.shipper import Shipper
+from tracker.storage.clicks.shipper import Shipper
 
 
 async def ship_three(spool: Shipping, proxy: Proxy, **options: Any) -> Shipper:

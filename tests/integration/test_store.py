@@ -9,7 +9,7 @@ import pytest
 from store_fixtures import LINK, pool, shop, store
 
 from tracker.domain.mistakes import Conflict, Invalid, NotFound
-from tracker.storage.store import Store
+from tracker.storage.entities.store import Store
 
 __all__ = ["pool", "shop", "store"]
 

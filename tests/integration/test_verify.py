@@ -18,9 +18,9 @@ from tracker.__main__ import cli
 from tracker.domain.postback import Postback
 from tracker.jobs.partitions import keep_partitions
 from tracker.jobs.statistics import fold_statistics
-from tracker.storage.journal import Journal
-from tracker.storage.recorder import Recorder
-from tracker.storage.spool_reader import LogReader
+from tracker.storage.conversions.journal import Journal
+from tracker.storage.conversions.recorder import Recorder
+from tracker.storage.spool.reader import LogReader
 from tracker.storage.verify import verify
 
 

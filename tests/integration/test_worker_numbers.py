@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from shipping import database
 
-from tracker.storage.dead_spool import find_spools
-from tracker.storage.worker_numbers import NoNumberError, confirm, note_shipped, reclaim, take, top_up
+from tracker.storage.spool.dead_spool import find_spools
+from tracker.storage.spool.worker_numbers import NoNumberError, confirm, note_shipped, reclaim, take, top_up
 
 
 async def test_a_stock_gives_each_number_once_and_is_filled_up(dsn: str, tmp_path: Path) -> None:

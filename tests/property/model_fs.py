@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tracker.storage.fsops import FsOps
+from tracker.storage.spool.fsops import FsOps
 
 SECTOR_BYTES = 512
 _ROOT = 0

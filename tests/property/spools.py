@@ -6,10 +6,10 @@ from pathlib import Path
 
 from model_fs import Inline, ModelFs
 
-from tracker.storage.segments import Column, Kind
-from tracker.storage.space import Space
-from tracker.storage.spool_log import Log
-from tracker.storage.spool_reader import Batch, Gap, LogReader
+from tracker.storage.spool.log import Log
+from tracker.storage.spool.reader import Batch, Gap, LogReader
+from tracker.storage.spool.segments import Column, Kind
+from tracker.storage.spool.space import Space
 
 ROOT = Path("/spool")
 DIRECTORY = ROOT / "000000000000000b"

@@ -1,6 +1,7 @@
 """Ids are never made twice, whatever clocks, crashes and copied disks do; and nothing but an id of ours verifies."""
 
 import random
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ clock_steps = st.lists(st.one_of(st.integers(0, 3), st.integers(-3_600_000, 3_60
 
 
 @given(st.integers(0, 2**45 - 1), links, st.integers(0, 2**15 - 1), st.integers(0, COUNTER_LIMIT - 1), st.booleans(), st.booleans())
-def test_what_was_put_in_comes_out(time_ms, link, worker, counter, test, not_spooled):
+def test_what_was_put_in_comes_out(time_ms: Any, link: Any, worker: Any, counter: Any, test: Any, not_spooled: Any) -> None:
     maker = ClickIdMaker(keyring=KEYRING, worker=worker, random_counter=lambda: counter)
     uuid, token = maker.make(time_ms, link, encode(link, 6), test=test, not_spooled=not_spooled)
     read = KEYRING.verify(token)
@@ -24,7 +25,7 @@ def test_what_was_put_in_comes_out(time_ms, link, worker, counter, test, not_spo
 
 
 @given(st.lists(clock_steps, min_size=1, max_size=5), st.integers(0, 2**32))
-def test_no_id_twice_over_starts_crashes_and_clock_steps(starts, seed):
+def test_no_id_twice_over_starts_crashes_and_clock_steps(starts: Any, seed: Any) -> None:
     """Each start (after a crash, a restart, on a copied disk) has a number of its own; within one, time never goes back.
     The random counter is made as unlucky as can be: always one of three values."""
     chance = random.Random(seed)
@@ -45,7 +46,7 @@ def test_no_id_twice_over_starts_crashes_and_clock_steps(starts, seed):
 
 @settings(max_examples=3, deadline=None)
 @given(st.integers(0, COUNTER_LIMIT - 1))
-def test_a_counter_that_has_come_round_takes_the_next_millisecond(first):
+def test_a_counter_that_has_come_round_takes_the_next_millisecond(first: Any) -> None:
     """More than 2^20 ids in one millisecond of a clock that stands still."""
     maker = ClickIdMaker(keyring=KEYRING, worker=9, random_counter=lambda: first)
     text = encode(5, 6)
@@ -54,7 +55,7 @@ def test_a_counter_that_has_come_round_takes_the_next_millisecond(first):
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40) | st.text("0123456789abcdefghijklmnopqrstuv", min_size=32, max_size=32))
-def test_anything_else_is_refused_and_never_raises_another_error(token):
+def test_anything_else_is_refused_and_never_raises_another_error(token: Any) -> None:
     try:
         KEYRING.verify(token)
     except BadClickId as refused:
@@ -64,7 +65,7 @@ def test_anything_else_is_refused_and_never_raises_another_error(token):
 
 
 @given(links, st.integers(0, 159))
-def test_one_flipped_bit_is_a_forgery(link, bit):
+def test_one_flipped_bit_is_a_forgery(link: Any, bit: Any) -> None:
     import base64
 
     _, token = ClickIdMaker(keyring=KEYRING, worker=1, random_counter=lambda: 1).make(1_795_305_600_000, link, encode(link, 6))

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tracker.storage.click_rows import fixed_columns, jsonb, text
-from tracker.storage.click_statistics import BUCKET_MS, CHANNELS_MAX, STATISTICS_COLUMNS, ChannelLimit, StatisticsCount
-from tracker.storage.click_store import ClickBatch
+from tracker.storage.clicks.rows import fixed_columns, jsonb, text
+from tracker.storage.clicks.statistics import BUCKET_MS, CHANNELS_MAX, STATISTICS_COLUMNS, ChannelLimit, StatisticsCount
+from tracker.storage.clicks.store import ClickBatch
 
 texts = st.none() | st.sampled_from(["", "DE", "mobile", "x" * 300]) | st.text(max_size=20)
 addresses = st.sampled_from([b"\xff\xff\xff\xff", b"\0\0\0\x08\x02\x18\0\x04\xc0\0\2\0", b"\0\0\0\x14\x03\x30\0\x10" + bytes(16)])

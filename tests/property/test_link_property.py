@@ -1,6 +1,7 @@
 """Destinations: whatever is saved and whatever is visited, the host of the answer is the template's, in one header line."""
 
 import re
+from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
 import pytest
@@ -28,7 +29,7 @@ names = st.sampled_from(["click_id", "CLICK_ID", "cli%63k_id", "sub1", "utm_sour
 
 
 @given(templates, st.dictionaries(slots, values), st.binary(max_size=60))
-def test_the_host_of_the_answer_is_the_host_of_the_template(text, filled, raw_query):
+def test_the_host_of_the_answer_is_the_host_of_the_template(text: Any, filled: Any, raw_query: Any) -> None:
     template = parse_template(text, CONSTANTS)
     visited = bytes(byte for byte in raw_query if 0x21 <= byte < 0x7F)     # what the door lets through
     location = template.fill(lambda slot: percent_encode(filled.get(slot, b"")), passed_query(visited, template))
@@ -38,7 +39,7 @@ def test_the_host_of_the_answer_is_the_host_of_the_template(text, filled, raw_qu
 
 
 @given(values)
-def test_a_value_comes_out_as_it_went_in(value):
+def test_a_value_comes_out_as_it_went_in(value: Any) -> None:
     template = parse_template("https://shop.example/p/{sub1}?a={sub1}#f={sub1}")
     location = template.fill(lambda _: percent_encode(value)).decode()
     parts = urlsplit(location)
@@ -47,7 +48,7 @@ def test_a_value_comes_out_as_it_went_in(value):
 
 
 @given(st.text(max_size=40) | st.text("htps:/?#[]@{}click_dsub1.=& \\\"<>ä\x00", max_size=40).map(lambda tail: "https://a" + tail))
-def test_any_text_is_a_template_or_a_mistake_with_its_position(text):
+def test_any_text_is_a_template_or_a_mistake_with_its_position(text: Any) -> None:
     try:
         template = parse_template(text)
     except BadTemplate as bad:
@@ -58,7 +59,7 @@ def test_any_text_is_a_template_or_a_mistake_with_its_position(text):
 
 
 @given(st.lists(st.tuples(names, st.text("abc", max_size=3)), max_size=6))
-def test_a_visitor_cannot_steal_the_credit_through_pass_through(pairs):
+def test_a_visitor_cannot_steal_the_credit_through_pass_through(pairs: Any) -> None:
     """`?click_id=` of another click must not stand beside ours."""
     template = parse_template("https://shop.example/?click_id={click_id}")
     visited = "&".join(f"{name}={value}" for name, value in pairs).encode()
@@ -68,7 +69,7 @@ def test_a_visitor_cannot_steal_the_credit_through_pass_through(pairs):
 
 
 @given(st.binary(max_size=400))
-def test_any_query_becomes_storable(raw):
+def test_any_query_becomes_storable(raw: Any) -> None:
     query = parse_visit_query(raw)
     for slot, label in query.labels.items():
         assert 0 <= slot < len(LABELS)
@@ -83,7 +84,7 @@ def test_any_query_becomes_storable(raw):
 
 
 @given(st.lists(st.tuples(st.sampled_from(["sub1", "sub2", "ext"]), st.sampled_from(["", "a", "b"])), max_size=6))
-def test_the_first_filled_label_wins(pairs):
+def test_the_first_filled_label_wins(pairs: Any) -> None:
     query = parse_visit_query("&".join(f"{name}={value}" for name, value in pairs).encode())
     for slot, name in ((0, "sub1"), (1, "sub2"), (10, "ext")):
         expected = next((value for key, value in pairs if key == name and value), None)
@@ -111,14 +112,14 @@ def test_the_first_filled_label_wins(pairs):
         ("https://shop.example/" + "a" * 2048, 2048, "longer"),
     ],
 )
-def test_a_bad_template_is_refused_with_the_position(template, position, part):
+def test_a_bad_template_is_refused_with_the_position(template: Any, position: Any, part: Any) -> None:
     with pytest.raises(BadTemplate) as refused:
         parse_template(template)
     assert position == refused.value.position
     assert part in refused.value.message
 
 
-def test_repeated_parameters_become_a_list_and_escapes_are_undone():
+def test_repeated_parameters_become_a_list_and_escapes_are_undone() -> None:
     query = parse_visit_query(b"a=1&b=%C3%A4+x&a=2&sub1=%zz&x=%00%ff")
     assert {"a": ["1", "2"], "b": "ä x", "x": "\ufffd\ufffd"} == query.rest
     assert b"%zz" == query.labels[0]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lane_server import KEYRING, LINKS, Counts, make_link
 
 from tracker.domain.click_id import ClickIdMaker
-from tracker.storage.click_rows import CLEANED, HEAD, PREFETCH, TEST
-from tracker.storage.spool import SpoolUnavailable
+from tracker.storage.clicks.rows import CLEANED, HEAD, PREFETCH, TEST
+from tracker.storage.spool.spool import SpoolUnavailable
 from tracker.web.agents import KEY_LIMIT, REFERRER_LIMIT, USER_AGENT_LIMIT, Memo, Places, judge_agent, judge_referrer
 from tracker.web.click_route import split_target
 from tracker.web.framing import Visit

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from model_fs import ModelFs
 from spools import COLUMNS, DIRECTORY, SPOOL_ID, a_log, gaps, read_all, recover
 
-from tracker.storage.fsops import RealFs
-from tracker.storage.segments import DATA_START, SegmentHeader, encode_header, pack_frame, pack_rows
-from tracker.storage.spool_reader import Batch, LogReader
+from tracker.storage.spool.fsops import RealFs
+from tracker.storage.spool.reader import Batch, LogReader
+from tracker.storage.spool.segments import DATA_START, SegmentHeader, encode_header, pack_frame, pack_rows
 
 FRAMES = st.lists(st.lists(st.binary(max_size=60), min_size=1, max_size=6), max_size=25)
 

@@ -16,9 +16,9 @@ import pytest
 from model_fs import Inline, LandedError, ModelFs, survivors
 from spools import COLUMNS, ROOT, Clock, a_log, recover
 
-from tracker.storage.dead_spool import DeadSpool, find_spools, verify
-from tracker.storage.spool import Spool
-from tracker.storage.spool_log import Log, SpoolUnavailable
+from tracker.storage.spool.dead_spool import DeadSpool, find_spools, verify
+from tracker.storage.spool.log import Log, SpoolUnavailable
+from tracker.storage.spool.spool import Spool
 
 
 @dataclass

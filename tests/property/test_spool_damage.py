@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from model_fs import ModelFs
 from spools import DIRECTORY, SPOOL_ID, a_log, failing, gaps, read_all, recover
 
-from tracker.storage import frame_window
-from tracker.storage.segments import DATA_START
-from tracker.storage.spool_reader import Gap, LogReader
+from tracker.storage.spool import frame_window
+from tracker.storage.spool.reader import Gap, LogReader
+from tracker.storage.spool.segments import DATA_START
 
 
 class BadSector(ModelFs):

@@ -11,8 +11,8 @@ import pytest
 from model_fs import ModelFs
 from spools import DIRECTORY, SEGMENT_BYTES, SPOOL_ID, Clock, a_log, always, failing, read_all, recover
 
-from tracker.storage.spool_log import RETRY_SECONDS, SpoolUnavailable
-from tracker.storage.spool_reader import LogReader
+from tracker.storage.spool.log import RETRY_SECONDS, SpoolUnavailable
+from tracker.storage.spool.reader import LogReader
 
 
 class Held(Executor):

@@ -1,7 +1,8 @@
 """Verdicts on who is visiting: user agents, referrers, addresses."""
 
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
-from tracker.storage.click_rows import BOT, CLEANED, NULL, inet, text
+from tracker.storage.clicks.rows import BOT, CLEANED, NULL, inet, text
 from tracker.storage.countries import Countries, NoCountries
 from tracker.web.agents import REFERRER_LIMIT, USER_AGENT_LIMIT, Memo, Places, judge_agent, judge_referrer, parse_address
 
@@ -48,14 +49,14 @@ def columns(row: bytes) -> list[bytes | None]:
         (b"Nintendo Something", b"other", None, None, 0),
     ],
 )
-def test_an_agent_is_told_by_device_system_and_browser(agent, device, os, browser, flags):
+def test_an_agent_is_told_by_device_system_and_browser(agent: Any, device: Any, os: Any, browser: Any, flags: Any) -> None:
     verdict = judge_agent(agent)
     assert [device, os, browser, agent or None] == columns(verdict.columns)
     assert flags == verdict.flags
 
 
 @given(st.binary(max_size=2 * USER_AGENT_LIMIT))
-def test_any_agent_is_storable(raw):
+def test_any_agent_is_storable(raw: Any) -> None:
     verdict = judge_agent(raw)
     stored = columns(verdict.columns)[3]
     if stored is not None:
@@ -78,12 +79,12 @@ def test_any_agent_is_storable(raw):
         (b"", None),
     ],
 )
-def test_a_social_network_is_known_by_its_host_alone(referrer, channel):
+def test_a_social_network_is_known_by_its_host_alone(referrer: Any, channel: Any) -> None:
     assert channel == judge_referrer(referrer).channel
 
 
 @given(st.binary(max_size=2 * REFERRER_LIMIT))
-def test_any_referrer_is_storable(raw):
+def test_any_referrer_is_storable(raw: Any) -> None:
     (stored,) = columns(judge_referrer(raw).column)
     if stored is not None:
         assert 0 < len(stored) <= REFERRER_LIMIT
@@ -98,7 +99,7 @@ def test_any_referrer_is_storable(raw):
         ("unknown", None), ("", None), ("192.0.2", None), ("１92.0.2.1", None),
     ],
 )
-def test_addresses_are_read_as_proxies_write_them(written, address):
+def test_addresses_are_read_as_proxies_write_them(written: Any, address: Any) -> None:
     read = parse_address(written)
     assert address == (None if read is None else str(read))
 
@@ -115,14 +116,14 @@ def test_addresses_are_read_as_proxies_write_them(written, address):
         ("10.0.0.1", b"garbage, 10.0.0.2", "10.0.0.2"),
     ],
 )
-def test_the_client_is_counted_from_the_right_through_trusted_proxies_only(peer, forwarded, client):
+def test_the_client_is_counted_from_the_right_through_trusted_proxies_only(peer: Any, forwarded: Any, client: Any) -> None:
     """Believing the first forwarded address lets anyone invent visitors, or pass an address list."""
     places = Places(trusted=[ip_network("10.0.0.0/8")], ip_mode="full", countries=None)
     assert client == places.of(peer, forwarded).ip
     assert peer == Places(trusted=[], ip_mode="full", countries=None).of(peer, forwarded).ip
 
 
-def test_only_so_much_of_an_address_is_stored_as_the_mode_allows():
+def test_only_so_much_of_an_address_is_stored_as_the_mode_allows() -> None:
     stored = {
         (mode, peer): Places(trusted=[], ip_mode=mode, countries=None).of(peer, b"").columns
         for mode in ("truncate", "full", "drop") for peer in ("192.0.2.77", "2001:db8:1:2::3")
@@ -135,7 +136,7 @@ def test_only_so_much_of_an_address_is_stored_as_the_mode_allows():
 
 
 @pytest.mark.parametrize("shape", [{"country_code": "NP"}, {"country": {"iso_code": "NP"}}, {"country": "np"}])
-def test_a_country_file_tells_the_country(tmp_path, shape):
+def test_a_country_file_tells_the_country(tmp_path: Path, shape: Any) -> None:
     """Both shapes that files in the trade have; an address that is in none of it has no country."""
     writer = MMDBWriter(ip_version=4, database_type="test")
     writer.insert_network(IPSet(["203.0.113.0/24"]), shape)
@@ -148,24 +149,29 @@ def test_a_country_file_tells_the_country(tmp_path, shape):
 
 
 @pytest.mark.parametrize("shape", [{"country": 7}, {"country": "Nepal"}, {"country": {"names": {}}}, {"country_code": "１２"}, {}])
-def test_a_country_file_of_another_kind_costs_no_click(tmp_path, shape):
+def test_a_country_file_of_another_kind_costs_no_click(tmp_path: Path, shape: Any) -> None:
     writer = MMDBWriter(ip_version=6, database_type="test")
     writer.insert_network(IPSet(["2001:db8::/32"]), shape)
     file = tmp_path / "countries.mmdb"
     writer.to_db_file(str(file))
-    assert Countries(file).of(parse_address("2001:db8::1")) is None
+    assert Countries(file).of(IPv6Address("2001:db8::1")) is None
 
 
-def test_a_broken_country_file_is_one_sentence(tmp_path):
+def test_a_broken_country_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "x.mmdb").write_bytes(b"no database")
     with pytest.raises(NoCountries, match=r"TRACKER_GEOIP_DB: .* is no \.mmdb file"):
         Countries(Path(tmp_path / "x.mmdb"))
 
 
-def test_a_memo_forgets_when_it_is_full():
+def test_a_memo_forgets_when_it_is_full() -> None:
     """A flood of new user agents may cost time, never memory."""
     made: list[int] = []
-    memo: Memo[int, int] = Memo(lambda key: made.append(key) or key, limit=3)
+
+    def make(key: int) -> int:
+        made.append(key)
+        return key
+
+    memo: Memo[int, int] = Memo(make, limit=3)
     for key in range(10):
         assert key == memo[key]
         assert key == memo[key]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.domain.program import coupon_key
-from tracker.storage import catalog_snapshot
-from tracker.storage.catalog_memory import CatalogMemory
+from tracker.storage.catalog import snapshot as catalog_snapshot
+from tracker.storage.catalog.memory import CatalogMemory
 
 PROGRAM: list[Any] = [1, "shop", "Shop", "EUR", "token", ["203.0.113.0/24"], False, 1000]
 PARTNER: list[Any] = [2, "anna", "Anna"]

@@ -4,6 +4,7 @@ import base64
 import json
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tracker.domain.click_id import BadClickId, ClickIdMaker, Keyring, encode, u
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "click_ids.json").read_text())["vectors"]
 
 
-def from_the_layout(vector):
+def from_the_layout(vector: Any) -> Any:
     """DESIGN section 2, word by word: big-endian, first field most significant."""
     secret = bytes.fromhex(vector["secret_hex"])
     key = blake2b(b"", key=secret, person=b"click id", digest_size=32).digest()
@@ -26,7 +27,7 @@ def from_the_layout(vector):
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["token"])
-def test_an_id_is_made_as_published(vector):
+def test_an_id_is_made_as_published(vector: Any) -> None:
     keyring = Keyring(((vector["key_number"], bytes.fromhex(vector["secret_hex"])),))
     maker = ClickIdMaker(keyring=keyring, worker=vector["worker"], random_counter=lambda: vector["counter"])
     uuid, token = maker.make(
@@ -54,14 +55,14 @@ def test_an_id_is_made_as_published(vector):
         (VECTORS[1]["token"][:-1] + ("0" if VECTORS[1]["token"][-1] != "0" else "1"), "forged"),
     ],
 )
-def test_what_is_not_our_id_is_refused_with_its_reason(token, reason):
+def test_what_is_not_our_id_is_refused_with_its_reason(token: Any, reason: Any) -> None:
     keyring = Keyring(((3, bytes(range(32))),))
     with pytest.raises(BadClickId) as refused:
         keyring.verify(token)
     assert reason == refused.value.reason
 
 
-def test_a_reserved_flag_is_refused_even_when_the_mac_is_right():
+def test_a_reserved_flag_is_refused_even_when_the_mac_is_right() -> None:
     """A later version's flags mean something: an old edge must not guess."""
     secret = bytes(range(32))
     key = blake2b(b"", key=secret, person=b"click id", digest_size=32).digest()
@@ -71,10 +72,10 @@ def test_a_reserved_flag_is_refused_even_when_the_mac_is_right():
         Keyring(((3, secret),)).verify(token)
 
 
-def test_rotation_signs_with_the_first_key_and_verifies_with_all():
+def test_rotation_signs_with_the_first_key_and_verifies_with_all() -> None:
     old, new = (1, b"o" * 16), (2, b"n" * 16)
 
-    def token(keyring):
+    def token(keyring: Any) -> Any:
         return ClickIdMaker(keyring=keyring, worker=1, random_counter=lambda: 7).make(1000, 5, encode(5, 6))[1]
 
     before, between, after = Keyring((old,)), Keyring((old, new)), Keyring((new, old))
@@ -87,6 +88,6 @@ def test_rotation_signs_with_the_first_key_and_verifies_with_all():
 
 
 @pytest.mark.parametrize("secrets", [(), ((1, b"a" * 16), (1, b"b" * 16))])
-def test_a_keyring_without_keys_or_with_a_number_twice_is_refused(secrets):
+def test_a_keyring_without_keys_or_with_a_number_twice_is_refused(secrets: Any) -> None:
     with pytest.raises(ValueError, match="keyring"):
         Keyring(secrets)

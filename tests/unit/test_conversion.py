@@ -233,7 +233,7 @@ def test_an_id_says_whether_its_row_will_come() -> None:
     assert not was_spooled((CLICKED << 83 | 1 << 82).to_bytes(16, "big"))
 
 
-def test_a_coupon_is_known_however_its_letters_are_written():
+def test_a_coupon_is_known_however_its_letters_are_written() -> None:
     """Shop and catalog write codes in their own case and Unicode form: the doors and the decision must agree on one."""
     assert coupon_key("  STRASSE ") == coupon_key("straße")
     assert coupon_key("cafe\u0301") == coupon_key("CAFÉ")

@@ -3,7 +3,7 @@
 import pytest
 from asyncpg.exceptions import ConnectionDoesNotExistError, PostgresError
 
-from tracker.storage.copy_errors import Fault, fault_of
+from tracker.storage.clicks.copy_errors import Fault, fault_of
 
 
 def error(state: str, *, constraint: str | None = None, severity: str = "ERROR") -> PostgresError:

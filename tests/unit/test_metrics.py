@@ -20,7 +20,7 @@ def samples(shared: Shared) -> dict[str, float]:
     return found
 
 
-def test_counters_are_summed_over_processes_and_survive_a_death():
+def test_counters_are_summed_over_processes_and_survive_a_death() -> None:
     """A worker's clicks are true after it died; what it held open is not."""
     shared = Shared.create(3)
     for index in range(3):
@@ -32,7 +32,7 @@ def test_counters_are_summed_over_processes_and_survive_a_death():
     assert 10 == found["tracker_connections"]
 
 
-def test_another_process_sees_the_same_numbers():
+def test_another_process_sees_the_same_numbers() -> None:
     shared = Shared.create(2)
     child = os.fork()
     if child == 0:
@@ -42,7 +42,7 @@ def test_another_process_sees_the_same_numbers():
     assert 7 == samples(shared)["tracker_clicks_appended_total"]
 
 
-def test_the_oldest_catalog_and_the_worst_lag_are_what_is_shown():
+def test_the_oldest_catalog_and_the_worst_lag_are_what_is_shown() -> None:
     shared = Shared.create(3)
     for index, (refreshed, lag) in enumerate([(1000.5, 0.25), (900.25, 2.0), (1100.0, 0.5)]):
         shared.page(index).set("tracker_catalog_refresh_timestamp_seconds", refreshed)
@@ -51,7 +51,7 @@ def test_the_oldest_catalog_and_the_worst_lag_are_what_is_shown():
     assert (900.25, 2.0) == (found["tracker_catalog_refresh_timestamp_seconds"], found["tracker_ship_delay_seconds"])
 
 
-def test_a_histogram_is_cumulative_and_ends_in_infinity():
+def test_a_histogram_is_cumulative_and_ends_in_infinity() -> None:
     shared = Shared.create(1)
     page = shared.page(0)
     for seconds in (0.0005, 0.003, 0.003, 99.0):
@@ -63,7 +63,7 @@ def test_a_histogram_is_cumulative_and_ends_in_infinity():
     assert pytest.approx(99.0065) == found["tracker_postback_duration_seconds_sum"]
 
 
-def test_no_input_can_make_a_new_series():
+def test_no_input_can_make_a_new_series() -> None:
     """A label's value that is not in its closed set is our bug, told at once, never a series."""
     shared = Shared.create(1)
     before = len(samples(shared))
@@ -72,7 +72,7 @@ def test_no_input_can_make_a_new_series():
     assert before == len(samples(shared))
 
 
-def test_every_slot_belongs_to_one_value():
+def test_every_slot_belongs_to_one_value() -> None:
     """Two metrics on one slot would add apples to pears."""
     page = Shared.create(1).page(0)
     for number, family in enumerate(FAMILIES, 1):
@@ -84,14 +84,14 @@ def test_every_slot_belongs_to_one_value():
             assert {number} == {page.get(family.name, value) for value in family.values or ("",)}
 
 
-def test_promtool_finds_nothing_to_say():
+def test_promtool_finds_nothing_to_say() -> None:
     promtool = shutil.which("promtool") or missing("promtool is not installed (Debian: prometheus)")
     shared = Shared.create(1)
     checked = subprocess.run([promtool, "check", "metrics"], input=exposition(shared), capture_output=True, check=False)
     assert (0, b"") == (checked.returncode, checked.stdout + checked.stderr)
 
 
-def test_pages_do_not_overlap():
+def test_pages_do_not_overlap() -> None:
     shared = Shared.create(2)
     first, second = shared.page(0), shared.page(1)
     assert isinstance(first, Page)

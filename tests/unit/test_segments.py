@@ -4,7 +4,7 @@ import zlib
 
 import pytest
 
-from tracker.storage.segments import (
+from tracker.storage.spool.segments import (
     DATA_START,
     HEADER_SLOT_BYTES,
     Column,

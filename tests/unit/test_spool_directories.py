@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tracker.storage.dead_spool import DeadSpool, find_spools, read_about, verify
-from tracker.storage.segments import Column
-from tracker.storage.spool import JOURNAL_COLUMNS, Spool, SpoolError
-from tracker.storage.spool_reader import Batch, LogReader
+from tracker.storage.spool.dead_spool import DeadSpool, find_spools, read_about, verify
+from tracker.storage.spool.reader import Batch, LogReader
+from tracker.storage.spool.segments import Column
+from tracker.storage.spool.spool import JOURNAL_COLUMNS, Spool, SpoolError
 
 COLUMNS = (Column("click_id", 2950),)
 

@@ -24,10 +24,10 @@ from tracker.jobs.statistics import EVERY_SECONDS as STATISTICS_SECONDS
 from tracker.jobs.statistics import fold_statistics
 from tracker.metrics import Page
 from tracker.settings import Settings
-from tracker.storage.conversion_store import decide_conversion
+from tracker.storage.conversions.store import decide_conversion
+from tracker.storage.entities.store import Store
 from tracker.storage.postgres import Connection, Pool, PostgresError, Unavailable, connect, create_pool
-from tracker.storage.store import Store
-from tracker.storage.worker_numbers import reclaim
+from tracker.storage.spool.worker_numbers import reclaim
 from tracker.web.admin import AdminApi
 
 log = logging.getLogger(__name__)

@@ -27,19 +27,19 @@ from tracker.app.numbers import NumberTakenError, keep_number, take_number
 from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.metrics import Page
 from tracker.settings import Settings
-from tracker.storage.catalog import Catalog
-from tracker.storage.click_rows import CLICK_COLUMNS
+from tracker.storage.catalog.catalog import Catalog
+from tracker.storage.clicks.dead_spools import DeadSpools
+from tracker.storage.clicks.rows import CLICK_COLUMNS
+from tracker.storage.clicks.shipper import Shipper
+from tracker.storage.conversions.journal import Journal
+from tracker.storage.conversions.recorder import Recorder, apply_journal
+from tracker.storage.conversions.refusals import Refusals
+from tracker.storage.conversions.unjournalled import UnjournalledRecorder
 from tracker.storage.countries import Countries
-from tracker.storage.dead_spool import DeadSpool
-from tracker.storage.dead_spools import DeadSpools
-from tracker.storage.journal import Journal
-from tracker.storage.recorder import Recorder, apply_journal
-from tracker.storage.refusals import Refusals
-from tracker.storage.shipper import Shipper
-from tracker.storage.spool import Spool, SpoolUnavailable
-from tracker.storage.spool_log import Log
-from tracker.storage.spool_reader import LogReader
-from tracker.storage.unjournalled import UnjournalledRecorder
+from tracker.storage.spool.dead_spool import DeadSpool
+from tracker.storage.spool.log import Log
+from tracker.storage.spool.reader import LogReader
+from tracker.storage.spool.spool import Spool, SpoolUnavailable
 from tracker.web.agents import Places
 from tracker.web.click_route import click_routes
 from tracker.web.desk import Desk

@@ -6,13 +6,13 @@ import time
 
 from tracker.app.counting import Totals
 from tracker.metrics import Page
-from tracker.storage.catalog import Catalog
-from tracker.storage.dead_spools import DeadSpools
-from tracker.storage.recorder import Recorder
-from tracker.storage.refusals import Refusals
-from tracker.storage.shipper import Shipper
-from tracker.storage.spool import Spool
-from tracker.storage.unjournalled import UnjournalledRecorder
+from tracker.storage.catalog.catalog import Catalog
+from tracker.storage.clicks.dead_spools import DeadSpools
+from tracker.storage.clicks.shipper import Shipper
+from tracker.storage.conversions.recorder import Recorder
+from tracker.storage.conversions.refusals import Refusals
+from tracker.storage.conversions.unjournalled import UnjournalledRecorder
+from tracker.storage.spool.spool import Spool
 from tracker.web.fastlane import Lanes
 from tracker.web.misses import Misses
 from tracker.web.postback_intake import Intake

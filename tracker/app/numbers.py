@@ -6,8 +6,8 @@ import asyncio
 import logging
 from pathlib import Path
 
-from tracker.storage import worker_numbers
 from tracker.storage.postgres import PostgresError, Unavailable, connect
+from tracker.storage.spool import worker_numbers
 
 log = logging.getLogger(__name__)
 

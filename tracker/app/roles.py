@@ -23,7 +23,7 @@ from tracker.app.supervisor import SETUP_FAILED, Supervisor
 from tracker.metrics import Shared
 from tracker.settings import Settings
 from tracker.storage.countries import NoCountries
-from tracker.storage.spool import SpoolError
+from tracker.storage.spool.spool import SpoolError
 from tracker.web.errors import problems
 from tracker.web.ops import ops_routes
 from tracker.web.sockets import adopt, open_sockets

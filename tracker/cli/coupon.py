@@ -10,8 +10,8 @@ import click
 from tracker.cli.database import data_option, with_store
 from tracker.cli.options import EMPTIED, given
 from tracker.cli.output import all_pages, json_option, show_row, show_rows, show_saved
-from tracker.storage.store import Store
-from tracker.storage.table import Row, Saved
+from tracker.storage.entities.store import Store
+from tracker.storage.entities.table import Row, Saved
 
 _FROM = click.option("--from", "valid_from", metavar="TIME", help="2027-01-31T12:00:00Z  [default: now]")
 _TO = click.option("--to", "valid_to", metavar="TIME", help=f"The end, exclusive{EMPTIED}.")

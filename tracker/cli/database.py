@@ -15,9 +15,9 @@ import click
 
 from tracker.cli.config import read_settings
 from tracker.domain.mistakes import Conflict, Invalid, NotFound
-from tracker.storage.embedded import EmbeddedPostgresError, database_at
+from tracker.storage.embedded.server import EmbeddedPostgresError, database_at
+from tracker.storage.entities.store import Store
 from tracker.storage.postgres import PostgresError, Unavailable, create_pool
-from tracker.storage.store import Store
 
 T = TypeVar("T")
 

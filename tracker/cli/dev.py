@@ -18,10 +18,10 @@ from tracker.app import roles
 from tracker.cli.config import read_settings
 from tracker.cli.serve import run_role
 from tracker.logs import setup_logging
-from tracker.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from tracker.storage.embedded.server import EmbeddedPostgres, EmbeddedPostgresError
+from tracker.storage.entities.store import Store
 from tracker.storage.postgres import connect, create_pool
 from tracker.storage.schema import apply_schema
-from tracker.storage.store import Store
 
 DEMO_DESTINATION = "https://example.com/landing?click_id={click_id}&sub1={sub1}"
 

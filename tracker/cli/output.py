@@ -10,7 +10,7 @@ from typing import Any
 import click
 import orjson
 
-from tracker.storage.table import PAGE_LIMIT, Page, Row, Saved
+from tracker.storage.entities.table import PAGE_LIMIT, Page, Row, Saved
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for machines.")
 

@@ -20,11 +20,11 @@ from tracker.domain.postback_message import parse_ts
 from tracker.domain.refusal import CURABLE, Reason
 from tracker.jobs.postback_retry import retry_refusals
 from tracker.settings import Settings
-from tracker.storage.dead_spool import find_spools
-from tracker.storage.embedded import EmbeddedPostgresError, database_at
-from tracker.storage.journal import BadJournalRowError, read_journal
+from tracker.storage.conversions.journal import BadJournalRowError, read_journal
+from tracker.storage.conversions.recorder import open_session, replay
+from tracker.storage.embedded.server import EmbeddedPostgresError, database_at
 from tracker.storage.postgres import PostgresError, Unavailable, connect
-from tracker.storage.recorder import open_session, replay
+from tracker.storage.spool.dead_spool import find_spools
 
 _AGO = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}

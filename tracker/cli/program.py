@@ -13,8 +13,8 @@ from tracker.cli.database import data_option, with_store
 from tracker.cli.options import given
 from tracker.cli.output import all_pages, json_option, show_row, show_rows, show_saved
 from tracker.domain.program import CredentialKind
-from tracker.storage.store import Store
-from tracker.storage.table import Row
+from tracker.storage.entities.store import Store
+from tracker.storage.entities.table import Row
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,11 +11,11 @@ import click
 from tracker.cli.database import data_option, database
 from tracker.cli.output import json_option, show_rows
 from tracker.cli.session import run_asking, spool_dir
-from tracker.storage import dead_spool
-from tracker.storage.dead_spool import DeadSpool, find_spools, read_about
-from tracker.storage.dead_spools import TRY_SECONDS, ship_dead_spool
-from tracker.storage.recorder import apply_journal
-from tracker.storage.spool_log import SpoolError
+from tracker.storage.clicks.dead_spools import TRY_SECONDS, ship_dead_spool
+from tracker.storage.conversions.recorder import apply_journal
+from tracker.storage.spool import dead_spool
+from tracker.storage.spool.dead_spool import DeadSpool, find_spools, read_about
+from tracker.storage.spool.log import SpoolError
 
 _directory = click.argument(
     "directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path, file_okay=False, exists=True)

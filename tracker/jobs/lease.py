@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from tracker.storage.postgres import Connection
-from tracker.storage.spool_cursor import CursorMovedError
+from tracker.storage.spool.cursor import CursorMovedError
 
 LEASE_SECONDS: Final = 10.0
 """How long a dead holder's job stands still. Renewed every second or so; at half, a slow server makes holders flap."""

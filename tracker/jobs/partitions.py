@@ -8,7 +8,7 @@ done here.
 from dataclasses import dataclass
 from uuid import UUID
 
-from tracker.storage.partitions import partition_bounds
+from tracker.storage.clicks.partitions import partition_bounds
 from tracker.storage.postgres import Connection
 
 DAYS_AHEAD = 30

@@ -23,11 +23,13 @@ from tracker.domain.attribution import was_spooled
 from tracker.domain.postback import Postback
 from tracker.domain.refusal import Reason
 from tracker.jobs.lease import Lease, LeaseLostError
-from tracker.storage import conversion_sql as sql
-from tracker.storage.conversion_facts import find_clicks
-from tracker.storage.conversion_rows import columns, moment
-from tracker.storage.conversion_screen import program_key, read_programs
-from tracker.storage.conversion_store import (
+from tracker.storage.conversions import sql as sql
+from tracker.storage.conversions.facts import find_clicks
+from tracker.storage.conversions.group_commit import commit_group
+from tracker.storage.conversions.recorder import MAX_GROUP, OUTAGES, open_session
+from tracker.storage.conversions.rows import columns, moment
+from tracker.storage.conversions.screen import program_key, read_programs
+from tracker.storage.conversions.store import (
     PENDING_CLICK,
     QUARANTINED,
     REFUSED,
@@ -37,9 +39,7 @@ from tracker.storage.conversion_store import (
     note_resolved,
     resolve_messages,
 )
-from tracker.storage.group_commit import commit_group
 from tracker.storage.postgres import Connection, Record
-from tracker.storage.recorder import MAX_GROUP, OUTAGES, open_session
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from tracker.domain.postback_message import Authority, check_subject, compose, r
 from tracker.domain.postback_parameters import Parameters
 from tracker.domain.program import Program
 from tracker.domain.refusal import CURABLE, Reason, Refused
-from tracker.storage.catalog_memory import CatalogMemory
-from tracker.storage.catalog_sql import ALL, KINDS
+from tracker.storage.catalog.memory import CatalogMemory
+from tracker.storage.catalog.sql import ALL, KINDS
+from tracker.storage.conversions.recorder import MAX_GROUP, replay
 from tracker.storage.postgres import Connection, Record
-from tracker.storage.recorder import MAX_GROUP, replay
 
 _REFUSED = """
 SELECT message_id, (extract(epoch FROM received_at) * 1000)::bigint AS received_ms, message FROM postback_log

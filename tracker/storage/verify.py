@@ -12,12 +12,12 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
-from tracker.storage.dead_spool import find_spools, read_about
-from tracker.storage.partitions import partition_bounds
+from tracker.storage.clicks.partitions import partition_bounds
 from tracker.storage.postgres import Connection, Record
-from tracker.storage.segments import Kind
-from tracker.storage.spool import spool_name
-from tracker.storage.spool_reader import LogReader
+from tracker.storage.spool.dead_spool import find_spools, read_about
+from tracker.storage.spool.reader import LogReader
+from tracker.storage.spool.segments import Kind
+from tracker.storage.spool.spool import spool_name
 
 Amount = int | Decimal
 _KINDS: tuple[Kind, ...] = ("clicks", "journal")

@@ -18,9 +18,9 @@ from tracker.domain.fields import CREDENTIAL, DECISION
 from tracker.domain.mistakes import FieldMistake, Invalid, NotFound
 from tracker.domain.postback import STATUS_BY_WORD, Status
 from tracker.domain.program import CredentialKind
-from tracker.storage.records import parse_uuid
-from tracker.storage.store import Store
-from tracker.storage.table import Page, Row, Saved
+from tracker.storage.entities.records import parse_uuid
+from tracker.storage.entities.store import Store
+from tracker.storage.entities.table import Page, Row, Saved
 from tracker.web.admin_body import (
     answer,
     answer_page,

@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from tracker.domain.mistakes import FieldMistake, Invalid
-from tracker.storage.table import PAGE_LIMIT, Page, Saved
+from tracker.storage.entities.table import PAGE_LIMIT, Page, Saved
 from tracker.web.errors import BadRequest
 
 BODY_LIMIT: Final = 64 * 1024   # bytes; the largest thing sent is a program with 1,000 networks, 20 kB

@@ -17,7 +17,7 @@ import ua_parser
 from aiohttp import web
 from ua_parser_rs import UserAgentExtractor
 
-from tracker.storage.click_rows import BOT, CLEANED, NULL, inet, text
+from tracker.storage.clicks.rows import BOT, CLEANED, NULL, inet, text
 from tracker.storage.countries import Countries
 
 USER_AGENT_LIMIT = 512     # bytes kept; real ones end near 300

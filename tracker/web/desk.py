@@ -14,7 +14,7 @@ from email.utils import formatdate
 from typing import Final, Protocol
 
 from tracker.domain.link import Link
-from tracker.storage.spool import SpoolUnavailable
+from tracker.storage.spool.spool import SpoolUnavailable
 from tracker.web.agents import Place
 from tracker.web.framing import Visit
 from tracker.web.redirect import Found, Redirector

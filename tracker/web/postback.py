@@ -25,11 +25,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from tracker.domain.click_id import Keyring
 from tracker.domain.postback_parameters import Pair, read_json, read_urlencoded
 from tracker.domain.refusal import Reason, Refused
-from tracker.storage.catalog import Catalog
-from tracker.storage.journal import Journal
-from tracker.storage.recorder import Recorder
-from tracker.storage.refusals import Refusals
-from tracker.storage.unjournalled import UnjournalledRecorder
+from tracker.storage.catalog.catalog import Catalog
+from tracker.storage.conversions.journal import Journal
+from tracker.storage.conversions.recorder import Recorder
+from tracker.storage.conversions.refusals import Refusals
+from tracker.storage.conversions.unjournalled import UnjournalledRecorder
 from tracker.web.framing import PREFETCH_HEADERS, is_prefetch
 from tracker.web.postback_answers import answer, answer_json, answer_method_not_allowed, body_of, status_of
 from tracker.web.postback_auth import Sender, signed_part

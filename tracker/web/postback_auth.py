@@ -28,7 +28,7 @@ from ipaddress import ip_address
 from tracker.domain.postback_message import Authority
 from tracker.domain.program import Credential, Program
 from tracker.domain.refusal import Reason, Refused
-from tracker.storage.catalog_memory import CatalogMemory
+from tracker.storage.catalog.memory import CatalogMemory
 
 TOLERANCE_SECONDS = 300             # clocks differ by seconds, senders' queues by minutes; a replay is a duplicate
 

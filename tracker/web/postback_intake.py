@@ -19,13 +19,13 @@ from tracker.domain.postback_message import Authority, check_subject, compose, r
 from tracker.domain.postback_parameters import Pair, Parameters, gather
 from tracker.domain.program import Program
 from tracker.domain.refusal import Reason, Refused
-from tracker.storage.catalog import Catalog
-from tracker.storage.conversion_store import QUEUED, REFUSED, Answer
-from tracker.storage.journal import Journal
-from tracker.storage.recorder import Recorder
-from tracker.storage.refusals import Refusal, Refusals
-from tracker.storage.spool_log import SpoolUnavailable
-from tracker.storage.unjournalled import UnjournalledRecorder
+from tracker.storage.catalog.catalog import Catalog
+from tracker.storage.conversions.journal import Journal
+from tracker.storage.conversions.recorder import Recorder
+from tracker.storage.conversions.refusals import Refusal, Refusals
+from tracker.storage.conversions.store import QUEUED, REFUSED, Answer
+from tracker.storage.conversions.unjournalled import UnjournalledRecorder
+from tracker.storage.spool.log import SpoolUnavailable
 from tracker.web.postback_answers import Kept, NotKept, Outcome
 from tracker.web.postback_auth import (
     Proof,

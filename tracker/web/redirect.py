@@ -15,8 +15,8 @@ import orjson
 from tracker.domain.click_id import ClickIdMaker, sub_key
 from tracker.domain.link import Link, Template, passed_query, percent_encode
 from tracker.domain.visit_query import VisitQuery, parse_visit_query
-from tracker.storage.click_rows import BEACON, CLEANED, FALLBACK, HEAD, LENGTH, NULL, PREFETCH, TEST, fixed_columns, jsonb, text
-from tracker.storage.spool import SpoolUnavailable
+from tracker.storage.clicks.rows import BEACON, CLEANED, FALLBACK, HEAD, LENGTH, NULL, PREFETCH, TEST, fixed_columns, jsonb, text
+from tracker.storage.spool.spool import SpoolUnavailable
 from tracker.web.agents import Agent, Memo, Place, Referrer, judge_agent, judge_referrer
 from tracker.web.framing import Visit
 

@@ -1,0 +1,1 @@
+"""Everything the doors must know, in memory, kept true."""

@@ -1,0 +1,1 @@
+"""From the spool to the table `clicks`: rows, batches, statistics, exactly once."""

@@ -1,0 +1,1 @@
+"""From the journal to conversions and the ledger: read, claim, decide, write, in groups."""

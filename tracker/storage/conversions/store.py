@@ -1,0 +1,247 @@
+"""One group of messages inside one transaction: screen (conversions/screen.py), claim, read, decide, write.
+
+It opens and ends no transaction, but for a person's decision, and retries nothing: whoever calls it does. Deciding is
+domain/conversion.py's; what is here is which rows must be locked and read for it, and what is written of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from tracker.domain.attribution import Facts
+from tracker.domain.conversion import Conversion, Outcome, Step, attach, decide, fold
+from tracker.domain.conversion_id import ConversionKey
+from tracker.domain.postback import Postback, Status
+from tracker.domain.program import coupon_key
+from tracker.storage.conversions import sql as sql
+from tracker.storage.conversions.facts import find_clicks, read_facts
+from tracker.storage.conversions.rows import (
+    columns,
+    conversion_of,
+    key_of_row,
+    key_parts,
+    moment,
+    state_row,
+    uuid_of,
+)
+from tracker.storage.conversions.screen import Subject, program_key, read_programs, screen
+from tracker.storage.postgres import Connection, Record
+
+PENDING_CLICK: Final = "pending_click"
+QUEUED: Final = "queued"
+REFUSED: Final = "refused"
+QUARANTINED: Final = "quarantined"
+OVER_CAP: Final = "pending_cap"
+_BEGUN: Final = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'; SET LOCAL plan_cache_mode = force_custom_plan"
+_TURN: Final = 64   # decisions in one turn of the event loop, which answers clicks too: about 4 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a message. `status`: recorded, updated, duplicate, conflict, pending_click, queued, or refused
+    (reason `pending_cap`: the program's limit of unconfirmed conversions a day)."""
+
+    status: str
+    conversion_id: UUID | None
+    reason: str | None = None
+
+
+async def apply_messages(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
+    """Apply these messages, given in the order they came; answers by message id.
+
+    A message in the postback log already is not applied again: its answer is the logged one. ValueError for messages
+    nothing can be decided about.
+    """
+    return await _apply(connection, messages, await logged_answers(connection, _ids(messages)), sql.WRITE_LOG)
+
+
+async def apply_again(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
+    """As apply_messages, for a replay: what was quarantined gets another chance, its cause may be mended."""
+    logged = await logged_answers(connection, _ids(messages))
+    settled = {message_id: answer for message_id, answer in logged.items() if answer.reason != QUARANTINED}
+    return await _apply(connection, messages, settled, sql.WRITE_LOG_AGAIN)
+
+
+async def _apply(
+    connection: Connection, messages: Sequence[Postback], answers: dict[bytes, Answer], write_log: str
+) -> dict[bytes, Answer]:
+    fresh = [message for message in messages if message.message_id not in answers]
+    if not fresh:
+        return answers
+    programs = await read_programs(connection, {message.program_id for message in fresh if message.program_id is not None})
+    here = await find_clicks(connection, (m.click_id for m in fresh if m.click_id is not None and m.program_id is not None))
+    screened = await screen(connection, fresh, programs, here)
+    steps = await record(connection, screened.ready, programs, here)
+    given = [(message, Answer(step.outcome.value, uuid_of(key.conversion_id), step.reason)) for (message, key), step in steps]
+    given += [(message, Answer(PENDING_CLICK, key_id(key))) for message, key, _ in screened.waiting]
+    given += [(message, Answer(REFUSED, key_id(key), OVER_CAP)) for message, key in screened.over_cap]
+    await _park(connection, screened.waiting)
+    await connection.execute(write_log, *columns((_log_row(message, answer) for message, answer in given), 8))
+    return answers | {message.message_id: answer for message, answer in given}
+
+
+async def resolve_messages(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
+    """Apply messages that waited and wait no longer: from the click's row when it is here now, else from its id."""
+    programs = await read_programs(connection, {m.program_id for m in messages if m.program_id is not None})
+    subjects = [Subject(message, key) for message in messages if (key := program_key(message, programs)) is not None]
+    here = await find_clicks(connection, (m.click_id for m in messages if m.click_id is not None))
+    given = [
+        (message, Answer(step.outcome.value, key_id(key), step.reason))
+        for (message, key), step in await record(connection, subjects, programs, here)
+    ]
+    await note_resolved(connection, given)
+    return {message.message_id: answer for message, answer in given}
+
+
+async def note_resolved(connection: Connection, given: Iterable[tuple[Postback, Answer]]) -> None:
+    """Write what became of messages that waited into the postback log."""
+    rows = ((uuid_of(m.message_id), answer.status, answer.reason, m.program_id, answer.conversion_id) for m, answer in given)
+    await connection.execute(sql.RESOLVED_LOG, *columns(rows, 5))
+
+
+async def logged_answers(connection: Connection, message_ids: Iterable[bytes]) -> dict[bytes, Answer]:
+    """The answers of those messages that were applied, or quarantined (the reason then is that word), before."""
+    rows = await connection.fetch(sql.LOGGED, [UUID(bytes=id_) for id_ in message_ids])
+    return {
+        row["message_id"].bytes: Answer(QUEUED, None, QUARANTINED) if row["outcome"] == QUARANTINED
+        else Answer(row["outcome"], row["conversion_id"], row["reason"])
+        for row in rows
+    }
+
+
+async def record(
+    connection: Connection, subjects: Sequence[Subject], programs: Mapping[int, Record], here: set[bytes]
+) -> list[tuple[Subject, Step]]:
+    """Claim the keys, fold the messages in in the order given, write what came of it. `here`: clicks whose row is here."""
+    if not subjects:
+        return []
+    keys = {key.conversion_id: key for _, key in subjects}
+    rows = await connection.fetch(sql.CLAIM, *columns((key_parts(keys[id_]) for id_ in sorted(keys)), 6))
+    before = {
+        row["conversion_id"].bytes: conversion_of(row, keys[row["conversion_id"].bytes])
+        for row in rows if row["status"] is not None
+    }
+    facts = await _facts_for(connection, before.values(), [subject.message for subject in subjects], programs, here)
+    now: dict[bytes, Conversion] = dict(before)
+    steps: list[tuple[Subject, Step]] = []
+    for number, subject in enumerate(subjects, start=1):
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
+        id_ = subject.key.conversion_id
+        step = fold(now.get(id_), subject.message, subject.key, facts)
+        now[id_] = step.after
+        steps.append((subject, step))
+    firsts = [_conversion_row(*subject) for subject, step in steps if step.outcome is Outcome.RECORDED]
+    if firsts:
+        await connection.execute(sql.WRITE_CONVERSIONS, *columns(firsts, 13))
+    await _write(
+        connection, [after for id_, after in now.items() if before.get(id_) != after],
+        [(subject.message.message_id, step) for subject, step in steps],
+    )
+    return steps
+
+
+async def decide_conversion(connection: Connection, conversion_id: UUID, status: Status, reason: str) -> Step | None:
+    """A person's decision, in a transaction of its own; None for an unknown conversion. `reason` is kept and shown.
+
+    Raises PostgresError (55P03 when somebody holds the conversion: a claim ends in milliseconds), or what is `Unavailable`.
+    """
+    async with connection.transaction():
+        await connection.execute(_BEGUN)
+        return await _redecide(connection, conversion_id, lambda before, facts: decide(before, status, reason, facts))
+
+
+async def attach_click(connection: Connection, conversion_id: UUID) -> Step | None:
+    """Attach the click row of a conversion credited from its id, if it has landed."""
+    return await _redecide(connection, conversion_id, attach)
+
+
+async def _redecide(
+    connection: Connection, conversion_id: UUID, decision: Callable[[Conversion, Facts], Step]
+) -> Step | None:
+    row = await connection.fetchrow(sql.CLAIM_ONE, conversion_id)
+    if row is None:
+        return None
+    before = conversion_of(row, key_of_row(row))
+    programs = await read_programs(connection, [before.key.program_id])
+    step = decision(before, await _facts_for(connection, [before], [], programs, set()))
+    await _write(connection, [step.after] if step.after != before else [], [(None, step)])
+    return step
+
+
+async def _facts_for(
+    connection: Connection, stored: Iterable[Conversion], messages: Sequence[Postback], programs: Mapping[int, Record],
+    here: set[bytes],
+) -> Facts:
+    """The facts that these conversions, with these messages, are decided by."""
+    stored = list(stored)
+    unsure = {c.click_id for c in stored if c.click_id is not None and c.credit.kind != "click"} - here
+    links = {m.link_id for m in messages if m.link_id is not None} | {c.link_id for c in stored if c.link_id is not None}
+    coupons = {coupon_key(m.coupon) for m in messages if m.coupon} | {c.coupon for c in stored if c.coupon is not None}
+    clicks = here | await find_clicks(connection, unsure)
+    return await read_facts(connection, programs, link_ids=links, coupons=coupons, clicks=clicks)
+
+
+async def _write(
+    connection: Connection, changed: Sequence[Conversion], steps: Sequence[tuple[bytes | None, Step]]
+) -> None:
+    if changed:
+        rows = sorted((state_row(conversion) for conversion in changed), key=lambda row: row[0].bytes)
+        await connection.execute(sql.WRITE_STATE, *columns(rows, 30))
+    history = [
+        (UUID(bytes=step.after.key.conversion_id), entry.entry, uuid_of(message_id), entry.change, _json(entry.detail))
+        for message_id, step in steps for entry in step.history
+    ]
+    if history:
+        await connection.execute(sql.WRITE_HISTORY, *columns(history, 5))
+    ledger = [
+        (UUID(bytes=step.after.key.conversion_id), entry.entry, step.after.key.program_id, entry.partner_id, entry.amount,
+         entry.currency, entry.reason)
+        for _, step in steps for entry in step.ledger
+    ]
+    if ledger:
+        await connection.execute(sql.WRITE_LEDGER, *columns(ledger, 7))
+
+
+async def _park(connection: Connection, waiting: Sequence[tuple[Postback, ConversionKey | None, bytes]]) -> None:
+    if waiting:
+        rows = [
+            (UUID(bytes=click_id), UUID(bytes=message.message_id), key_id(key),
+             message.credential_id, _json(message.to_json()))
+            for message, key, click_id in waiting
+        ]
+        await connection.execute(sql.WRITE_PENDING, *columns(rows, 5))
+
+
+def _conversion_row(message: Postback, key: ConversionKey) -> tuple[object, ...]:
+    return (
+        UUID(bytes=key.conversion_id), UUID(bytes=message.message_id), key.program_id, key.event, message.txid,
+        uuid_of(message.click_id), message.amount, message.currency, None if message.status is None else message.status.word,
+        message.customer, message.coupon, moment(message.ts_ms), moment(message.received_ms),
+    )
+
+
+def _log_row(message: Postback, answer: Answer) -> tuple[object, ...]:
+    return (
+        UUID(bytes=message.message_id), moment(message.received_ms), answer.status, answer.reason, message.program_id,
+        answer.conversion_id, uuid_of(message.click_id), _json(message.to_json()),
+    )
+
+
+def _ids(messages: Iterable[Postback]) -> list[bytes]:
+    return [message.message_id for message in messages]
+
+
+def key_id(key: ConversionKey | None) -> UUID | None:
+    """The conversion's id as the driver wants it; None while the key is unknown."""
+    return None if key is None else UUID(bytes=key.conversion_id)
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()

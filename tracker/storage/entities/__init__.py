@@ -1,0 +1,1 @@
+"""What people manage and look at: programs, partners, links, coupons, credentials; clicks and conversions as records."""
