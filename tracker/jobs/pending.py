@@ -2,7 +2,7 @@
 
 Only this job resolves, under a lease, so one key is never resolved twice at once. It polls: clicks land by the hand of other
 processes, and correctness must not depend on a wake-up. What resolves is the same claim and decision as at the door: it knows when,
-not what. The door parks messages (storage/conversion_store.py); nothing here may decide about money.
+not what. The door parks messages (storage/conversions/store.py); nothing here may decide about money.
 """
 
 from __future__ import annotations
