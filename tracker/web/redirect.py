@@ -68,7 +68,7 @@ class Redirector:
         self._counts = counts
         self._agents: Memo[bytes, Agent] = Memo(judge_agent, length=len)
         self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer, length=len)
-        self._sources: Memo[bytes, bytes | None] = Memo(_channel_of)
+        self._sources: Memo[bytes, bytes | None] = Memo(_channel_of, length=len)
         self._now_ms = 0
         self._spooled = True
         self._rows: list[bytes] = []
