@@ -90,10 +90,9 @@ class Control:
             self._pool.terminate()
 
     async def _decide(self, conversion_id: UUID, status: Status, reason: str) -> object | None:
-        connection = await connect(self._dsn, command_timeout=10.0, lock_timeout="2s")   # an edge's claim ends in milliseconds
+        connection = await connect(self._dsn, command_timeout=10.0)
         try:
-            async with connection.transaction():
-                return await decide_conversion(connection, conversion_id, status, reason)
+            return await decide_conversion(connection, conversion_id, status, reason)
         finally:
             connection.terminate()
 

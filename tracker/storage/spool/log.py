@@ -108,6 +108,7 @@ class Log:
         if not rows:
             return first_seq
         if self._unsynced_bytes > self._unsynced_max_bytes:
+            self.healthy = False      # ids are flagged until a sync comes through
             raise SpoolUnavailable(f"{self._directory}: the disk does not sync; {self._unsynced_bytes} bytes wait")
         payload = pack_rows(rows)
         size = FRAME_HEADER_BYTES + len(payload)
