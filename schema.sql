@@ -172,7 +172,7 @@ END $$;
 
 
 -- ── Clicks (routed by click_id) ────────────────────────────────────────────────────────────────────────────────────────
--- Column order is the spool's record order (tracker/storage/clicks/rows.py): fixed width first, then what the statistics need.
+-- Column order is the spool's record order (tracker/storage/clicks/rows.py): fixed width first; program to device, side by side, is what the statistics count.
 -- The time is inside the id: no time column that could disagree. click_time(click_id) reads it.
 
 CREATE OR REPLACE FUNCTION click_time(id uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
@@ -183,16 +183,16 @@ $$ SELECT (lpad(to_hex((extract(epoch FROM t) * 1000)::bigint << 3), 12, '0') ||
 
 CREATE TABLE IF NOT EXISTS clicks (
     click_id      uuid NOT NULL PRIMARY KEY,               -- first 128 bits of the click id; begins with the time in ms
+    visitor       bigint NOT NULL,                         -- keyed hash of address and user agent; the key changes daily
     link_id       integer NOT NULL,
     link_version  integer NOT NULL,                        -- link_versions says what that was
     program_id    integer NOT NULL,
     partner_id    integer NOT NULL,
     flags         integer NOT NULL,                        -- 1 bot · 2 prefetch · 4 HEAD · 8 test · 16 cleaned or cut · 32 sent to the fallback · 64 beacon (POST)
-    visitor       bigint NOT NULL,                         -- keyed hash of address and user agent; the key changes daily
     channel       text,                                    -- link's, else utm_source, else the referrer's social network
     country       text,                                    -- ISO 3166 alpha-2, when a GeoIP file is given
-    ip            inet,                                    -- truncated to /24 or /48 unless TRACKER_IP_MODE says otherwise
     device        text,                                    -- desktop, mobile, tablet, bot, other
+    ip            inet,                                    -- truncated to /24 or /48 unless TRACKER_IP_MODE says otherwise
     os            text,
     browser       text,
     user_agent    text,

@@ -12,6 +12,14 @@ import orjson
 from tracker.storage.clicks.rows import CLICK_COLUMNS
 
 
+def fixed_columns(
+    click_id: bytes, link_id: int, link_version: int, program_id: int, partner_id: int, flags: int, visitor: int
+) -> bytes:
+    """The beginning of a row: the column count and the seven fixed-width columns."""
+    numbers = (4, link_id, 4, link_version, 4, program_id, 4, partner_id, 4, flags)
+    return struct.pack(">hi16siqiiiiiiiiii", len(CLICK_COLUMNS), 16, click_id, 8, visitor, *numbers)
+
+
 def decode_row(row: bytes) -> dict[str, Any]:
     """A COPY tuple taken apart by column name. Fails on whatever PostgreSQL would refuse: bad UTF-8, NUL, wrong lengths."""
     columns, position = struct.unpack_from(">h", row)[0], 2

@@ -16,7 +16,7 @@ import aiohttp
 import asyncpg
 from aiohttp import web
 
-from tracker.domain.click_id import ClickIdMaker, Keyring, encode
+from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.storage.catalog.catalog import Catalog
 from tracker.storage.clicks.rows import CLICK_COLUMNS
 from tracker.storage.conversions.journal import Journal
@@ -69,7 +69,7 @@ class Door:
     def click(self, program: int = SHOP, *, link: int | None = None, spooled: bool = False, test: bool = False) -> str:
         """A click id's token; of a click that could not be spooled unless told otherwise, so none waits for a row."""
         link = program if link is None else link
-        return self._ids.make(self.now_ms, link, encode(link, 6), test=test, not_spooled=not spooled)[1].decode()
+        return self._ids.make(self.now_ms, link, test=test, not_spooled=not spooled)[1].decode()
 
     async def disconnect(self) -> None:
         """From now on PostgreSQL is away, as far as the door knows."""

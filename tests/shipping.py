@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+from click_tuples import fixed_columns
 
-from tracker.storage.clicks.rows import CLICK_COLUMNS, fixed_columns, jsonb, text
+from tracker.storage.clicks.rows import CLICK_COLUMNS, jsonb, text
 from tracker.storage.clicks.shipper import Shipper, ShipperCounts
 from tracker.storage.spool.reader import LogReader
 from tracker.storage.spool.segments import Column
@@ -43,7 +44,7 @@ def click_row(
 ) -> bytes:
     """A row of `clicks` as the edge spools it; `ip` is the whole field, as `click_rows.inet` makes it."""
     head = fixed_columns(uuid or click_id(), link, 1, 11, 13, flags, 99)
-    texts = [text(channel), text(country), ip, text(device), text(b"Linux"), text(b"Firefox"), text(user_agent)]
+    texts = [text(channel), text(country), text(device), ip, text(b"Linux"), text(b"Firefox"), text(user_agent)]
     return b"".join([head, *texts, text(None), *[text(None)] * 11, jsonb(b'{"a":"b"}')])
 
 

@@ -46,7 +46,7 @@ def test_every_click_of_the_load_is_one_that_the_fast_lane_takes() -> None:
     for request in rich_clicks() + plain_clicks():
         click = plain_click(request, 0)
         assert click is not None
-        assert click.end == len(request)
+        assert click[2] == len(request)
     assert 4000 == len({request.partition(b"User-Agent: ")[2].partition(b"\r\n")[0] for request in rich_clicks()})
     assert 4000 == len(set(user_agents()))
 

@@ -18,7 +18,7 @@ from postgres_fixtures import PostgresFactory
 from tracker_process import TrackerProcess, running, tracker_environ, until, within
 from visitor import Answer, Connection, click, one_connection_per_worker, postback
 
-from tracker.domain.click_id import ClickIdMaker, Keyring, encode
+from tracker.domain.click_id import ClickIdMaker, Keyring
 
 ROW_SECONDS = 1.0          # the contract: a click's row is there
 CREDIT_SECONDS = 2.0       # the contract: a postback sent the instant after the redirect is credited
@@ -195,10 +195,10 @@ def forged() -> dict[str, str]:
     """Ids that are not ours, by what is wrong with them."""
     stranger = ClickIdMaker(keyring=Keyring(((1, b"a secret nobody here knows......"),)), worker=3, random_counter=lambda: 9)
     number_9 = ClickIdMaker(keyring=Keyring(((9, b"a secret nobody here knows......"),)), worker=3, random_counter=lambda: 9)
-    made = stranger.make(1_790_000_000_000, 1, encode(1, 6))[1].decode()
+    made = stranger.make(1_790_000_000_000, 1)[1].decode()
     return {
         "of another tracker": made,
-        "of an unknown key": number_9.make(1_790_000_000_000, 1, encode(1, 6))[1].decode(),
+        "of an unknown key": number_9.make(1_790_000_000_000, 1)[1].decode(),
         "cut": made[:31],
         "too long": made + "0",
         "seven kilobytes": made * 220,

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from doors import OPEN, OTHER, OTHER_TOKEN, SHOP, SHOP_TOKEN, Door, open_door
 
-from tracker.domain.click_id import ClickIdMaker, Keyring, encode
+from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.domain.refusal import Reason
 from tracker.storage.conversions import refusals as refusals_module
 from tracker.storage.conversions.refusals import MOST_WAITING, PER_SECOND, Refusal, Refusals
@@ -163,7 +163,7 @@ async def test_a_retry_with_a_key_that_was_missing_here_still_asks_who_vouched(
 ) -> None:
     """An edge that lacked the newest key refused good sales, and bad ones of whoever held a click id."""
     newer = ClickIdMaker(keyring=Keyring(((1, b"fedcba9876543210"),)), worker=2, random_counter=lambda: 0)
-    click = newer.make(door.now_ms, SHOP, encode(SHOP, 6), not_spooled=True)[1].decode()
+    click = newer.make(door.now_ms, SHOP, not_spooled=True)[1].decode()
     await refuse(door, click_id=click, token="wrong")
     await refuse(door, click_id=click, txid="A2")
     assert "2 refused: unknown_key" == await retry(dsn, tmp_path)

@@ -5,14 +5,15 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from click_tuples import fixed_columns
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tracker.storage.clicks.rows import fixed_columns, jsonb, text
+from tracker.storage.clicks.rows import jsonb, text
 from tracker.storage.clicks.statistics import BUCKET_MS, CHANNELS_MAX, STATISTICS_COLUMNS, ChannelLimit, StatisticsCount
 from tracker.storage.clicks.store import ClickBatch
 
-texts = st.none() | st.sampled_from(["", "DE", "mobile", "x" * 300]) | st.text(max_size=20)
+texts = st.none() | st.sampled_from(["", "DE", "mobile", "x" * 64, "é" * 32]) | st.text(max_size=20)
 addresses = st.sampled_from([b"\xff\xff\xff\xff", b"\0\0\0\x08\x02\x18\0\x04\xc0\0\2\0", b"\0\0\0\x14\x03\x30\0\x10" + bytes(16)])
 addresses_of_nobody = b"\xff\xff\xff\xff"
 SOURCE = ("program_id", "partner_id", "channel", "country", "device")
@@ -37,7 +38,7 @@ def encoded(click: dict[str, Any]) -> bytes:
         text(None if click[name] is None else click[name].encode()) for name in ("channel", "country", "device")
     )
     address: bytes = click["ip"]
-    return head + channel + country + address + device + text(b"rest") * 15 + jsonb(b"{}")
+    return head + channel + country + device + address + text(b"rest") * 15 + jsonb(b"{}")
 
 
 def kind_of(flags: int) -> str:

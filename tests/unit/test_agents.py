@@ -51,14 +51,14 @@ def columns(row: bytes) -> list[bytes | None]:
 )
 def test_an_agent_is_told_by_device_system_and_browser(agent: Any, device: Any, os: Any, browser: Any, flags: Any) -> None:
     verdict = judge_agent(agent)
-    assert [device, os, browser, agent or None] == columns(verdict.columns)
+    assert [device, os, browser, agent or None] == columns(verdict.device + verdict.columns)
     assert flags == verdict.flags
 
 
 @given(st.binary(max_size=2 * USER_AGENT_LIMIT))
 def test_any_agent_is_storable(raw: Any) -> None:
     verdict = judge_agent(raw)
-    stored = columns(verdict.columns)[3]
+    stored = columns(verdict.columns)[2]
     if stored is not None:
         assert len(stored) <= USER_AGENT_LIMIT
         assert "\0" not in stored.decode()
@@ -80,7 +80,7 @@ def test_any_agent_is_storable(raw: Any) -> None:
     ],
 )
 def test_a_social_network_is_known_by_its_host_alone(referrer: Any, channel: Any) -> None:
-    assert channel == judge_referrer(referrer).channel
+    assert [channel] == columns(judge_referrer(referrer).channel)
 
 
 @given(st.binary(max_size=2 * REFERRER_LIMIT))
@@ -125,14 +125,14 @@ def test_the_client_is_counted_from_the_right_through_trusted_proxies_only(peer:
 
 def test_only_so_much_of_an_address_is_stored_as_the_mode_allows() -> None:
     stored = {
-        (mode, peer): Places(trusted=[], ip_mode=mode, countries=None).of(peer, b"").columns
+        (mode, peer): Places(trusted=[], ip_mode=mode, countries=None).of(peer, b"")[:2]
         for mode in ("truncate", "full", "drop") for peer in ("192.0.2.77", "2001:db8:1:2::3")
     }
     v4, v6 = parse_address("192.0.2.0"), parse_address("2001:db8:1::")
-    assert NULL + inet(v4, 24) == stored["truncate", "192.0.2.77"]
-    assert NULL + inet(v6, 48) == stored["truncate", "2001:db8:1:2::3"]
-    assert NULL + inet(parse_address("192.0.2.77"), 32) == stored["full", "192.0.2.77"]
-    assert NULL + NULL == stored["drop", "192.0.2.77"]
+    assert (NULL, inet(v4, 24)) == stored["truncate", "192.0.2.77"]
+    assert (NULL, inet(v6, 48)) == stored["truncate", "2001:db8:1:2::3"]
+    assert (NULL, inet(parse_address("192.0.2.77"), 32)) == stored["full", "192.0.2.77"]
+    assert (NULL, NULL) == stored["drop", "192.0.2.77"]
 
 
 @pytest.mark.parametrize("shape", [{"country_code": "NP"}, {"country": {"iso_code": "NP"}}, {"country": "np"}])
@@ -143,9 +143,9 @@ def test_a_country_file_tells_the_country(tmp_path: Path, shape: Any) -> None:
     file = tmp_path / "countries.mmdb"
     writer.to_db_file(str(file))
     places = Places(trusted=[], ip_mode="drop", countries=Countries(file))
-    assert text(b"NP") + NULL == places.of("203.0.113.9", b"").columns
-    assert NULL + NULL == places.of("192.0.2.1", b"").columns
-    assert NULL + NULL == places.of("2001:db8::1", b"").columns      # an IPv4 file: no country, never an error
+    assert (text(b"NP"), NULL) == places.of("203.0.113.9", b"")[:2]
+    assert (NULL, NULL) == places.of("192.0.2.1", b"")[:2]
+    assert (NULL, NULL) == places.of("2001:db8::1", b"")[:2]      # an IPv4 file: no country, never an error
 
 
 @pytest.mark.parametrize("shape", [{"country": 7}, {"country": "Nepal"}, {"country": {"names": {}}}, {"country_code": "１２"}, {}])

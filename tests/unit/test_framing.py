@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracker.web.framing import CLICK_HEAD_LIMIT, FRAME_LIMIT, HEAD_LIMIT, PlainClick, Visit, frame, is_prefetch, plain_click
+from tracker.web.framing import CLICK_HEAD_LIMIT, FRAME_LIMIT, HEAD_LIMIT, Visit, frame, is_prefetch, plain_click
 
 CLICK = b"GET /c/a-_9?sub1=x HTTP/1.1\r\nHost: go.example\r\n\r\n"
 
@@ -20,12 +20,12 @@ def test_a_plain_click_is_taken_apart() -> None:
         first=b"HEAD /c/Slug?sub1=%20&x HTTP/1.1",
     )
     visit = Visit(b"Slug", b"sub1=%20&x", b"Mozilla/5.0", b"https://t.co/", head=True, prefetch=True, beacon=False)
-    expected = PlainClick(visit, forwarded=b"192.0.2.1", end=3 + len(data))
+    expected = (visit, b"192.0.2.1", 3 + len(data))
     assert expected == plain_click(b"..." + data + CLICK, 3)
 
 
 def test_what_a_click_does_not_say_is_empty() -> None:
-    assert PlainClick(Visit(b"a-_9", b"sub1=x", b"", b"", False, False, False), b"", len(CLICK)) == plain_click(CLICK, 0)
+    assert (Visit(b"a-_9", b"sub1=x", b"", b"", False, False, False), b"", len(CLICK)) == plain_click(CLICK, 0)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_names_that_only_begin_or_end_alike_are_others() -> None:
     b"Servers: f"]
     found = plain_click(head(*lines), 0)
     assert found is not None
-    assert b"" == found.visit.user_agent
+    assert b"" == found[0].user_agent
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from tracker.domain.click_id import ClickIdMaker, Keyring, encode
+from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.domain.postback import Postback, Status
 from tracker.domain.postback_message import Authority, check_subject, compose, parse_ts, read_click_id
 from tracker.domain.postback_parameters import Parameters, gather, read_json, read_urlencoded
@@ -19,7 +19,7 @@ EURO = Authority(program_id=7, currency="EUR", credential_id=3)
 
 def a_token(link: int = 5, test: bool = False) -> str:
     maker = ClickIdMaker(keyring=KEYRING, worker=1, random_counter=lambda: 0)
-    return maker.make(NOW_MS, link, encode(link, 6), test=test)[1].decode()
+    return maker.make(NOW_MS, link, test=test)[1].decode()
 
 
 def message_of(query: str, authority: Authority = EURO, event_id: str | None = None) -> Postback:

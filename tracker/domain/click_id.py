@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from tracker import speedups
+
 TOKEN_LENGTH = 32                 # characters; networks cap click ids at 32 or 50
 ALPHABET = b"0123456789abcdefghijklmnopqrstuv"
 COUNTER_LIMIT = 1 << 20           # ids a worker can make in one millisecond; a gigahertz of clicks
@@ -28,7 +30,8 @@ _NOT_SPOOLED = 1 << 5             # flag bits from the top: not spooled, test, f
 _TEST = 1 << 4
 _RESERVED = 0b1111
 
-_PAIRS = [bytes((ALPHABET[i >> 5], ALPHABET[i & 31])) for i in range(1024)]   # ten bits at a time: 0.2 µs an id
+# Fifteen bits at a time. Ten bits take half as long again; the standard library's b32hexencode, 5 µs.
+_TRIPLES = [bytes((ALPHABET[i >> 10], ALPHABET[i >> 5 & 31], ALPHABET[i & 31])) for i in range(1 << 15)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,17 @@ def sub_key(secret: bytes, use: bytes) -> bytes:
     return blake2b(b"", key=secret, person=use, digest_size=32).digest()
 
 
-def encode(value: int, characters: int) -> bytes:
-    """`value` in base32hex, most significant first, exactly so many characters."""
-    return bytes(ALPHABET[(value >> shift) & 31] for shift in range(5 * (characters - 1), -1, -5))
+def spell_in_python(body: bytes) -> bytes:
+    """A click id's 20 bytes as its 32 characters."""
+    n, triples = int.from_bytes(body, "big"), _TRIPLES
+    return b"".join((
+        triples[n >> 145], triples[n >> 130 & 32767], triples[n >> 115 & 32767], triples[n >> 100 & 32767],
+        triples[n >> 85 & 32767], triples[n >> 70 & 32767], triples[n >> 55 & 32767], triples[n >> 40 & 32767],
+        triples[n >> 25 & 32767], triples[n >> 10 & 32767], triples[n & 1023][1:],
+    ))
+
+
+spell = speedups.speller(spell_in_python)
 
 
 class Keyring:
@@ -112,9 +123,7 @@ class ClickIdMaker:
     millisecond is added. `random_counter()` gives 0 … COUNTER_LIMIT - 1.
     """
 
-    __slots__ = (
-        "_base", "_counter", "_first", "_hash", "_key_number", "_last_ms", "_prefix", "_random_counter", "_worker", "_worker_text",
-    )
+    __slots__ = ("_base", "_counter", "_first", "_hash", "_key_number", "_last_ms", "_random_counter", "_worker")
 
     def __init__(self, *, keyring: Keyring, worker: int, random_counter: Callable[[], int]) -> None:
         if not 0 <= worker < WORKER_LIMIT:
@@ -122,40 +131,29 @@ class ClickIdMaker:
         self._hash = blake2b(key=keyring.signing_key, digest_size=5)
         self._key_number = keyring.signing_number
         self._worker = worker << 20
-        self._worker_text = encode(worker, 3)
         self._random_counter = random_counter
         self._last_ms = -1
         self._counter = self._first = 0
         self._base = 0
-        self._prefix = b""
 
-    def make(
-        self, now_ms: int, link: int, link_text: bytes, *, test: bool = False, not_spooled: bool = False
-    ) -> tuple[bytes, bytes]:
-        """A new id for `link` (`link_text` = encode(link, 6), kept by the caller): uuid of 16 bytes, token of 32 characters."""
+    def make(self, now_ms: int, link: int, *, test: bool = False, not_spooled: bool = False) -> tuple[bytes, bytes]:
+        """A new id for `link`: the uuid of 16 bytes that the tables store, and the token of 32 characters."""
         if now_ms > self._last_ms:
             self._enter(now_ms)
         else:
             self._counter = (self._counter + 1) & (COUNTER_LIMIT - 1)
             if self._counter == self._first:
                 self._enter(self._last_ms + 1)
-        counter = self._counter
-        flags = (_TEST if test else 0) | (_NOT_SPOOLED if not_spooled else 0)
-        head = (self._base | flags << 69 | link << 35 | counter).to_bytes(15, "big")
+        number = self._base | link << 35 | self._counter
+        if test or not_spooled:
+            number |= (_TEST if test else 0) << 69 | (_NOT_SPOOLED if not_spooled else 0) << 69
+        head = number.to_bytes(15, "big")
         mac_of = self._hash.copy()
         mac_of.update(head)
-        mac = mac_of.digest()
-        m = int.from_bytes(mac, "big")
-        token = b"".join((
-            self._prefix, _PAIRS[flags << 4 | self._key_number], link_text, self._worker_text,
-            _PAIRS[counter >> 10], _PAIRS[counter & 1023],
-            _PAIRS[m >> 30], _PAIRS[m >> 20 & 1023], _PAIRS[m >> 10 & 1023], _PAIRS[m & 1023],
-        ))
-        return head + mac[:1], token
+        body = head + mac_of.digest()
+        return body[:16], spell(body)
 
     def _enter(self, ms: int) -> None:
         self._last_ms = ms
         self._counter = self._first = self._random_counter()
         self._base = ms << 75 | self._key_number << 65 | self._worker
-        pairs = _PAIRS[ms >> 35] + _PAIRS[ms >> 25 & 1023] + _PAIRS[ms >> 15 & 1023] + _PAIRS[ms >> 5 & 1023]
-        self._prefix = pairs + ALPHABET[ms & 31:][:1]

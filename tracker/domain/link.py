@@ -12,13 +12,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from struct import Struct
 from typing import Final
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
-from tracker.domain.click_id import TIME_LIMIT, TOKEN_LENGTH, encode
+from tracker.domain.click_id import TIME_LIMIT, TOKEN_LENGTH
 
 DESTINATION_LIMIT = 2048     # characters; with what macros add, a Location must fit the 4 KiB that nginx takes for all headers
 WRITTEN_LIMIT = 3072         # bytes, international characters percent-encoded
+CHANNEL_LIMIT = 64           # bytes: what statistics are counted by is short
 SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _NO_URL = re.compile(r"""[\x00-\x20\x7f\\<>"^`|\s\ud800-\udfff]""")
@@ -27,6 +29,7 @@ _AUTHORITY = re.compile(r"(?i:https?)://")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _MACRO = re.compile(r"\{([^{}]*)\}?")
 _QUERY_MACRO = re.compile(r"query\.([A-Za-z0-9_.~\[\]-]{1,64})")
+_COLUMNS: Final = Struct(">iiiiiiii").pack
 _NAMES: Final = {"click_id", "ext", "channel", "partner", "program", "link", *(f"sub{n}" for n in range(1, 11))}
 
 
@@ -48,8 +51,9 @@ class Template:
     fragment_slots: tuple[str, ...]
     query_names: frozenset[bytes]       # decoded, lower case: pass-through drops these
     has_query: bool
-    asked: tuple[str, ...]              # distinct slots but click_id: what has to be looked up in a visit
-    only_click_id: bool                 # one slot, {click_id}, nothing after the fragment: the common case, joined without a loop
+    asked: tuple[str, ...]              # distinct slots but click_id and channel: what the visitor's query is asked for
+    asked_names: tuple[bytes, ...]      # of parameters: utm_source and test, which every visit is asked for, then `asked`
+    around: tuple[bytes, bytes] | None  # what stands about {click_id}, if that is the one slot: the common case
 
     def fill(self, value: Callable[[str], bytes], passed: bytes = b"") -> bytes:
         """The URL, with `value(slot)` (already percent-encoded) in each slot and `passed` (a raw query) appended."""
@@ -104,6 +108,7 @@ def parse_template(text: str, constants: dict[str, str] | None = None, *, field:
     literals[0] = text[:end].encode() + (b"" if rest.startswith("/") else b"/") + literals[0]
     fragments, fragment_slots = _pieces(fragment, len(head), refuse, constants)
     question = rest.find("?")
+    asked = tuple({slot: None for slot in (*slots, *fragment_slots) if slot not in ("click_id", "channel")})
     ids = (*slots, *fragment_slots).count("click_id")
     if sum(map(len, literals)) + sum(map(len, fragments)) + ids * TOKEN_LENGTH > WRITTEN_LIMIT:
         raise refuse(0, f"longer than {WRITTEN_LIMIT} bytes once it is filled and percent-encoded")
@@ -114,8 +119,9 @@ def parse_template(text: str, constants: dict[str, str] | None = None, *, field:
         fragment_slots=tuple(fragment_slots),
         query_names=frozenset(_query_names(rest[question + 1:])) if question >= 0 else frozenset(),
         has_query=question >= 0,
-        asked=tuple({slot: None for slot in (*slots, *fragment_slots) if slot != "click_id"}),
-        only_click_id=slots == ["click_id"] and not fragment_slots,
+        asked=asked,
+        asked_names=(b"utm_source", b"test", *(slot.removeprefix("query.").encode() for slot in asked)),
+        around=(literals[0], literals[1] + fragments[0]) if slots == ["click_id"] and not fragment_slots else None,
     )
 
 
@@ -183,7 +189,7 @@ class Link:
     status: str                   # active, paused, archived
     expires_at_ms: int | None
     open_until_ms: int            # leads to its destination before this moment, to its fallback, if any, from then on
-    id_text: bytes                # its six characters of every click id
+    columns: bytes                # link_id, version, program_id and partner_id as every row of it holds them (clicks/rows.py)
 
     @classmethod
     def compile(
@@ -197,8 +203,9 @@ class Link:
             link_id=link_id, slug=slug, program_id=program_id, partner_id=partner_id, version=version,
             destination=parse_template(destination, constants),
             fallback=None if fallback is None else parse_template(fallback, constants, field="fallback"),
-            channel=channel, pass_query=pass_query, referrer_policy=referrer_policy, allow_test=allow_test,
+            channel=channel and channel.encode()[:CHANNEL_LIMIT].decode("utf-8", "ignore"),
+            pass_query=pass_query, referrer_policy=referrer_policy, allow_test=allow_test,
             status=status, expires_at_ms=expires_at_ms,
             open_until_ms=0 if status != "active" else TIME_LIMIT if expires_at_ms is None else expires_at_ms,
-            id_text=encode(link_id, 6),
+            columns=_COLUMNS(4, link_id, 4, version, 4, program_id, 4, partner_id),
         )

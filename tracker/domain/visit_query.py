@@ -17,7 +17,6 @@ VALUE_LIMIT = 1024       # bytes
 _PERCENT, _PLUS, _NUL = b"%+\0"
 
 LABELS: Final = (*(f"sub{n}" for n in range(1, 11)), "ext")
-LABEL_SLOT: Final = {f"{prefix}{name}": slot for slot, name in enumerate(LABELS) for prefix in ("", "query.")}
 _SLOT: Final = {name.encode(): slot for slot, name in enumerate(LABELS)}
 
 
@@ -29,12 +28,12 @@ class VisitQuery:
     rest: dict[str, str | list[str]]
     changed: bool
 
-    def first(self, name: str) -> bytes:
-        """What the macro {name} writes: a label, or the first value of the parameter NAME of {query.NAME}; b"" for none."""
-        slot = LABEL_SLOT.get(name)
+    def first(self, name: bytes) -> bytes:
+        """A label, or the first value of the parameter of this name; b"" for none."""
+        slot = _SLOT.get(name)
         if slot is not None:
             return self.labels.get(slot, b"")
-        value = self.rest.get(name.removeprefix("query."), "")
+        value = self.rest.get(name.decode(), "")
         return (value if isinstance(value, str) else value[0]).encode()
 
 

@@ -63,10 +63,11 @@ def clean(raw: bytes, limit: int) -> tuple[bytes, bool]:
 
 
 class Agent(NamedTuple):
-    """A user agent's part of the row: device, os, browser and user_agent columns; its flags."""
+    """A user agent's part of the row: its flags, the column device, and those of os, browser and user_agent."""
 
-    columns: bytes
     flags: int
+    device: bytes
+    columns: bytes
 
 
 _crawlers = UserAgentExtractor([(d["pattern"], "bot", None, None, None, None) for d in crawleruseragents.CRAWLER_USER_AGENTS_DATA])
@@ -78,7 +79,7 @@ def judge_agent(raw: bytes) -> Agent:
     kept, changed = clean(raw, USER_AGENT_LIMIT)
     flags = CLEANED if changed else 0
     if not kept:
-        return Agent(text(b"bot") + NULL + NULL + NULL, flags | BOT)
+        return Agent(flags | BOT, text(b"bot"), NULL + NULL + NULL)
     agent = kept.decode()
     seen = ua_parser.parse(agent)
     os = seen.os.family if seen.os else None
@@ -94,8 +95,7 @@ def judge_agent(raw: bytes) -> Agent:
         device = b"desktop"
     else:
         device = b"other"
-    columns = text(device) + text(_name(os)) + text(_name(browser)) + text(kept)
-    return Agent(columns, flags)
+    return Agent(flags, text(device), text(_name(os)) + text(_name(browser)) + text(kept))
 
 
 def _name(family: str | None) -> bytes | None:
@@ -104,11 +104,11 @@ def _name(family: str | None) -> bytes | None:
 
 
 class Referrer(NamedTuple):
-    """A referrer's part of the row: its column, the social network it belongs to (or None), its flags."""
+    """A referrer's part of the row: its flags, the column channel (the social network it belongs to, or null), its own column."""
 
-    column: bytes
-    channel: bytes | None
     flags: int
+    channel: bytes
+    column: bytes
 
 
 _NETWORKS: Mapping[str, Sequence[str]] = {
@@ -145,13 +145,14 @@ def judge_referrer(raw: bytes) -> Referrer:
     while host and channel is None:
         channel = _NETWORK_OF_HOST.get(host)
         host = host.partition(".")[2]
-    return Referrer(text(kept or None), channel, CLEANED if changed else 0)
+    return Referrer(CLEANED if changed else 0, text(channel), text(kept or None))
 
 
 class Place(NamedTuple):
-    """An address's part of the row: country and ip columns; the whole address for the visitor hash, never stored."""
+    """An address's part of the row: columns country and ip; the whole address for the visitor hash, never stored."""
 
-    columns: bytes
+    country: bytes
+    ip_column: bytes
     address: bytes
     ip: str
 
@@ -175,11 +176,11 @@ class Places:
     def _judge(self, key: tuple[str, bytes]) -> Place:
         address = self._client(*key)
         if address is None:
-            return Place(NULL + NULL, b"", "")
+            return Place(NULL, NULL, b"", "")
         prefix = address.max_prefixlen if self._ip_mode == "full" else 24 if address.version == 4 else 48
         stored = None if self._ip_mode == "drop" else address
         country = self._countries.of(address) if self._countries else None
-        return Place(text(country) + inet(stored, prefix), address.packed, str(address))
+        return Place(text(country), inet(stored, prefix), address.packed, str(address))
 
     def _client(self, peer: str, forwarded: bytes) -> Address | None:
         address = parse_address(peer)

@@ -57,7 +57,8 @@ def click_routes(desk: Desk, places: Places) -> list[web.RouteDef]:
         waiting = _Handler()
         outcome = desk.take(waiting, link, visit, places.of_request(request))
         await waiting.ready
-        if isinstance(outcome, int):
+        if link is None or isinstance(outcome, int):
+            assert isinstance(outcome, int)
             return web.Response(
                 status=outcome, body=_REASON[outcome], content_type="application/problem+json",
                 headers={"Cache-Control": "no-store"},
@@ -65,8 +66,8 @@ def click_routes(desk: Desk, places: Places) -> list[web.RouteDef]:
         return web.Response(
             status=302,
             headers={
-                "Location": outcome.location.decode("ascii"),
-                "Referrer-Policy": REFERRER_POLICY[outcome.link.referrer_policy],
+                "Location": outcome.decode("ascii"),
+                "Referrer-Policy": REFERRER_POLICY[link.referrer_policy],
                 "Cache-Control": "no-store",
                 "Content-Length": "0",
             },

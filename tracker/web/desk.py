@@ -17,7 +17,7 @@ from tracker.domain.link import Link
 from tracker.storage.spool.spool import SpoolUnavailable
 from tracker.web.agents import Place
 from tracker.web.framing import Visit
-from tracker.web.redirect import Found, Redirector
+from tracker.web.redirect import Redirector
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,10 @@ class Desk:
         self._tails: dict[str, bytes] = {}
         self._refusals: dict[int, bytes] = {}      # by status; negative: the answer to a HEAD, without the body
 
-    def take(self, sink: Sink, link: Link | None, visit: Visit, place: Place) -> Found | int:
+    def take(self, sink: Sink, link: Link | None, visit: Visit, place: Place) -> bytes | int:
         """Take one visit; the sink gets its answer before this loop iteration ends (mode always: after the disk has it).
 
-        Returns what that answer is: a redirect, or 404 or 410. `link` None: nobody knows the slug.
+        Returns what that answer is: where it redirects to, or 404 or 410. `link` None: nobody knows the slug.
         """
         if not self._answers:      # the first of this iteration: all of them share its moment
             self._loop.call_soon(self.flush)
@@ -70,11 +70,12 @@ class Desk:
             self.redirector.begin(now_ms)
             if now_ms // 1000 != self._date_second:
                 self._set_date(now_ms // 1000)
-        found = link and self.redirector.click(link, visit, place)
-        if found:
-            location, by = found
-            self._answers.append((sink, b"HTTP/1.1 302 Found\r\nLocation: " + location + self._tails[by.referrer_policy]))
-            return found
+        if link is not None:
+            location = self.redirector.click(link, visit, place)
+            if location is not None:
+                answer = b"HTTP/1.1 302 Found\r\nLocation: " + location + self._tails[link.referrer_policy]
+                self._answers.append((sink, answer))
+                return location
         status = 410 if link else 404
         self._missed(visit.slug, status)
         self._answers.append((sink, self._refusals[-status if visit.head else status]))

@@ -256,7 +256,7 @@ class Lane(asyncio.Protocol):
         self._transport.write(answer)
         if self.lanes.desk.draining and b"\r\nConnection: close\r\n" in answer:     # else the client may already have sent the next
             self.close()
-        elif not self._unanswered:
+        elif not self._unanswered and (self._held or self._eof):
             self._go_on()
 
     def abandon(self) -> None:

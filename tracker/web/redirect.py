@@ -8,34 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
-
-import orjson
+from typing import Protocol
 
 from tracker.domain.click_id import ClickIdMaker, sub_key
-from tracker.domain.link import Link, Template, passed_query, percent_encode
-from tracker.domain.visit_query import VisitQuery, parse_visit_query
-from tracker.storage.clicks.rows import BEACON, CLEANED, FALLBACK, HEAD, LENGTH, NULL, PREFETCH, TEST, fixed_columns, jsonb, text
+from tracker.domain.link import CHANNEL_LIMIT, Link, Template, passed_query, percent_encode
+from tracker.storage.clicks.query_columns import NO_QUERY, take_query
+from tracker.storage.clicks.rows import BEACON, CLEANED, FALLBACK, FLAGS, HEAD, NULL, PREFETCH, ROW_HEAD, TEST, VISITOR_HEAD, text
 from tracker.storage.spool.spool import SpoolUnavailable
 from tracker.web.agents import Agent, Memo, Place, Referrer, judge_agent, judge_referrer
 from tracker.web.framing import Visit
 
 LOCATION_LIMIT = 3500      # bytes: the whole answer fits the 4 KiB that nginx takes by default, so no query can make a 502
-CHANNEL_LIMIT = 64
 DAY_MS = 86_400_000
-
-_NO_COLUMNS = [NULL] * 12      # sub1 … sub10, ext, query
-_NO_QUERY = b"".join(_NO_COLUMNS)
-
-
-class Found(NamedTuple):
-    """A redirect: where to, and the link whose referrer policy goes with it."""
-
-    location: bytes
-    link: Link
-
-
-_new = tuple.__new__      # what the class calls in the end, at a third of the cost
 
 
 class ClickLog(Protocol):
@@ -62,13 +46,13 @@ class Redirector:
         self.links = links
         self._ids = ids
         self._visitor_key = sub_key(visitor_secret, b"visitor")
-        self._visitor_day = -1
+        self._visitor_until_ms = -1
         self._visitor_hash = blake2b()
         self._log = log
         self._counts = counts
         self._agents: Memo[bytes, Agent] = Memo(judge_agent, length=len)
         self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer, length=len)
-        self._sources: Memo[bytes, bytes | None] = Memo(_channel_of, length=len)
+        self._sources: Memo[bytes, bytes] = Memo(_channel_of, length=len)
         self._now_ms = 0
         self._spooled = True
         self._rows: list[bytes] = []
@@ -79,49 +63,41 @@ class Redirector:
         self._now_ms = now_ms
         self._spooled = self._log.available
 
-    def click(self, link: Link, visit: Visit, place: Place) -> Found | None:
-        """Take one visit of a known link. None: paused or expired, and no fallback (410); nothing is recorded then."""
+    def click(self, link: Link, visit: Visit, place: Place) -> bytes | None:
+        """Take one visit of a known link, and say where it is sent. None: paused or expired, and no fallback (410); no row then."""
         _, raw_query, user_agent, referrer, head, prefetch, beacon = visit
         now_ms = self._now_ms
-        agent, came_from = self._agents[user_agent], self._referrers[referrer]
-        flags = agent.flags | came_from.flags
+        agent_flags, device, agent_columns = self._agents[user_agent]
+        referrer_flags, channel, referrer_column = self._referrers[referrer]
+        country, ip_column, address, _ = place
+        flags = agent_flags | referrer_flags
         template = link.destination
         if now_ms >= link.open_until_ms:
             if link.fallback is None:
                 return None
             template = link.fallback
             flags |= FALLBACK
-        if head:
-            flags |= HEAD
-        if prefetch:
-            flags |= PREFETCH
-        if beacon:
-            flags |= BEACON
-        channel = link.channel.encode() if link.channel else None
-        query: VisitQuery | None = None
-        columns = _NO_QUERY
+        if head or prefetch or beacon:
+            flags |= (HEAD if head else 0) | (PREFETCH if prefetch else 0) | (BEACON if beacon else 0)
+        query_columns, values = NO_QUERY, _NO_VALUES
         if raw_query:
-            query = parse_visit_query(raw_query)
-            if query.changed:
+            query_columns, values, cleaned = take_query(raw_query, template.asked_names)
+            if values[0]:
+                source = self._sources[values[0]]
+                if source is not NULL:
+                    channel = source
+            if cleaned:
                 flags |= CLEANED
-            if link.allow_test and query.first("test") == b"1":
+            if link.allow_test and values[1] == b"1":
                 flags |= TEST
-            if channel is None and "utm_source" in query.rest:
-                channel = self._sources[query.first("utm_source")]
-            columns = _columns(query)
-        if channel is None:
-            channel = came_from.channel
-        click_id, token = self._ids.make(
-            now_ms, link.link_id, link.id_text, test=flags & TEST != 0, not_spooled=not self._spooled
-        )
-        if template.only_click_id and not link.pass_query:
-            location = template.literals[0] + token + template.literals[1] + template.fragment[0]
-        else:
-            location = self._location(template, link, token, raw_query, query, channel)
+        if link.channel:
+            channel = text(link.channel.encode())
+        click_id, token = self._ids.make(now_ms, link.link_id, test=flags & TEST != 0, not_spooled=not self._spooled)
+        visitor = (self._visitor_hash if now_ms < self._visitor_until_ms else self._new_visitor_hash(now_ms)).copy()
+        visitor.update(address + b"\0" + user_agent)
         self._rows.append(b"".join((
-            fixed_columns(click_id, link.link_id, link.version, link.program_id, link.partner_id, flags,
-                          self._visitor(now_ms, place.address, user_agent)),
-            text(channel), place.columns, agent.columns, came_from.column, columns,
+            ROW_HEAD, click_id, VISITOR_HEAD, visitor.digest(), link.columns, FLAGS[flags], channel, country, device, ip_column,
+            agent_columns, referrer_column, query_columns,
         )))
         if head:
             self._heads += 1
@@ -129,7 +105,11 @@ class Redirector:
             self._prefetches += 1
         else:
             self._visits += 1
-        return _new(Found, (location, link))
+        around = template.around
+        if around is not None and not link.pass_query:
+            return around[0] + token + around[1]
+        passed = passed_query(raw_query, template) if link.pass_query and raw_query else b""
+        return _location(template, token, channel, values, passed)
 
     def commit(self) -> None:
         """Write what was collected, in one frame. Never raises: what cannot be written goes out all the same, and is counted."""
@@ -149,41 +129,30 @@ class Redirector:
         )
         self._visits = self._prefetches = self._heads = 0
 
-    def _location(
-        self, template: Template, link: Link, token: bytes, raw_query: bytes, query: VisitQuery | None, channel: bytes | None
-    ) -> bytes:
-        values: dict[str, bytes] = {"click_id": token}
-        for slot in template.asked:
-            if slot == "channel":
-                values[slot] = percent_encode(channel or b"")
-            else:
-                values[slot] = percent_encode(query.first(slot)) if query else b""
-        passed = passed_query(raw_query, template) if link.pass_query and raw_query else b""
-        location = template.fill(values.__getitem__, passed)
-        if len(location) <= LOCATION_LIMIT:
-            return location
-        return template.fill(lambda slot: token if slot == "click_id" else b"")
-
-    def _visitor(self, now_ms: int, address: bytes, user_agent: bytes) -> int:
+    def _new_visitor_hash(self, now_ms: int) -> blake2b:
+        """Keyed anew every day, so that nobody is known again on another."""
         day = now_ms // DAY_MS
-        if day != self._visitor_day:
-            self._visitor_day = day
-            key = blake2b(day.to_bytes(8, "big"), key=self._visitor_key, digest_size=32).digest()
-            self._visitor_hash = blake2b(key=key, digest_size=8)
-        visitor = self._visitor_hash.copy()
-        visitor.update(address + b"\0" + user_agent)
-        return int.from_bytes(visitor.digest(), "big", signed=True)
+        self._visitor_until_ms = (day + 1) * DAY_MS
+        key = blake2b(day.to_bytes(8, "big"), key=self._visitor_key, digest_size=32).digest()
+        self._visitor_hash = blake2b(key=key, digest_size=8)
+        return self._visitor_hash
 
 
-def _channel_of(utm_source: bytes) -> bytes | None:
-    return utm_source.lower()[:CHANNEL_LIMIT].decode("utf-8", "ignore").encode() or None
+_NO_VALUES: tuple[bytes, ...] = ()
 
 
-def _columns(query: VisitQuery) -> bytes:
-    """sub1 … sub10, ext and query."""
-    parts = _NO_COLUMNS.copy()
-    for slot, label in query.labels.items():
-        parts[slot] = LENGTH[len(label)] + label
-    if query.rest:
-        parts[-1] = jsonb(orjson.dumps(query.rest))
-    return b"".join(parts)
+def _location(template: Template, token: bytes, channel: bytes, values: tuple[bytes, ...], passed: bytes) -> bytes:
+    """The destination with everything filled in; should it become too long, with nothing but the click id."""
+    filled = {slot: percent_encode(value) for slot, value in zip(template.asked, values[2:], strict=False)}
+    filled["click_id"] = token
+    filled["channel"] = percent_encode(channel[4:])
+    location = template.fill(lambda slot: filled.get(slot, b""), passed)
+    if len(location) <= LOCATION_LIMIT:
+        return location
+    return template.fill(lambda slot: token if slot == "click_id" else b"")
+
+
+def _channel_of(utm_source: bytes) -> bytes:
+    """The column: null when nothing can be kept of it."""
+    name = utm_source.lower()[:CHANNEL_LIMIT].decode("utf-8", "ignore").encode()
+    return text(name) if name else NULL

@@ -1,0 +1,105 @@
+"""The compiled twins do what the Python does, over anything a stranger may send. Whatever else is tested holds both."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import missing
+
+import tracker
+from tracker import speedups
+from tracker.domain.click_id import spell, spell_in_python
+from tracker.storage.clicks.query_columns import take_any_query, take_query
+from tracker.web.framing import plain_click, plain_click_in_python
+
+ASKED = (b"utm_source", b"test", b"sub1", b"sub10", b"ext", b"a", b"")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _built() -> None:
+    if not speedups.AVAILABLE:
+        missing("tracker/_speedups.c was not built: no C compiler was found when the package was installed")
+
+
+def test_what_was_built_is_what_is_written() -> None:
+    """A module of yesterday's source would be tested, and served, in the place of today's."""
+    from tracker import _speedups  # type: ignore[attr-defined]
+
+    source = Path(tracker.__file__).with_name("_speedups.c").read_bytes()
+    assert zlib.crc32(source) & 0x7FFFFFFF == _speedups.SOURCE_CRC, "install the package again: pip install -e ."
+
+
+@given(st.binary(min_size=20, max_size=20))
+def test_an_id_is_spelled_alike(body: bytes) -> None:
+    assert base64.b32hexencode(body).lower() == spell(body) == spell_in_python(body)
+
+
+names = st.sampled_from([
+    b"sub1", b"sub9", b"sub10", b"sub11", b"sub0", b"sub", b"ext", b"Sub1", b"%73ub2", b"utm_source", b"test", b"a", b"", b"n" * 64,
+    b"n" * 65, b"a%22b", b"%", b"+",
+]) | st.binary(max_size=6)
+values = st.sampled_from([
+    b"", b"x", b"a%20b", b"a+b", b"%00", b"%c3%a9", b"\xc3\xa9", b"%22", b"%5C", b"%0a", b"%7f", b"%1", b"%zz", b"100%", b"=",
+    b"a=b", b"v" * 1024, b"v" * 1025, b"%41" * 1024,
+]) | st.binary(max_size=12)
+pairs = st.builds(lambda name, sign, value: name + sign + value, names, st.sampled_from([b"=", b"=", b"=", b"", b"=="]), values)
+many = st.builds(lambda pair, times: b"&".join([pair] * times), pairs, st.integers(60, 70))
+queries = st.lists(pairs, max_size=8).map(b"&".join) | many
+
+
+@settings(max_examples=2000)
+@given(queries | st.binary(max_size=100), st.lists(st.sampled_from(ASKED), max_size=4).map(tuple))
+@example(b"&" * 63, ASKED)
+@example(b"&" * 64, ASKED)
+@example(b"=".join([b"a" * 100] * 90), ASKED)
+@example(b"&".join(b"%d=%d" % (n, n) for n in range(64)), ASKED)
+def test_a_query_is_taken_alike(raw: bytes, asked: tuple[bytes, ...]) -> None:
+    assert take_any_query(raw, asked) == take_query(raw, asked)
+
+
+@pytest.mark.parametrize("size", [8191, 8192, 8193, 100_000])
+def test_no_query_is_too_long_for_it(size: int) -> None:
+    for piece in (b"a", b"&", b"=", b"%41", b"a=1&"):
+        raw = (piece * size)[:size]
+        assert take_any_query(raw, ASKED) == take_query(raw, ASKED)
+
+
+WHOLE = (
+    b"GET /c/slug/?sub1=a HTTP/1.1\r\nHost: a:80 \r\nUser-Agent: \tx y \r\nX-Forwarded-For: 1.1.1.1 \r\n"
+    b"Connection: Keep-Alive\t\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("at", range(len(WHOLE)))
+def test_one_byte_changed_is_judged_alike(at: int) -> None:
+    """Every byte at every place: what one of the two took and the other did not would be two opinions on a request."""
+    for byte in range(256):
+        data = WHOLE[:at] + bytes((byte,)) + WHOLE[at + 1 :]
+        assert plain_click_in_python(data, 0) == plain_click(data, 0), data
+    for data in (WHOLE[:at], WHOLE[:at] + WHOLE[at + 1 :], WHOLE[:at] + WHOLE[at:at + 1] * 2 + WHOLE[at + 1 :]):
+        assert plain_click_in_python(data, 0) == plain_click(data, 0), data
+
+
+@given(st.integers(-3, 200))
+def test_any_place_to_begin_at_is_judged_alike(start: int) -> None:
+    data = b"x" * 3 + WHOLE + WHOLE
+    if start >= 0:
+        assert plain_click_in_python(data, start) == plain_click(data, start)
+    else:
+        assert plain_click(data, start) is None
+
+
+def test_what_is_no_bytes_is_an_error_and_no_crash() -> None:
+    with pytest.raises(TypeError):
+        plain_click(bytearray(WHOLE), 0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        take_query("a", ())  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        take_query(b"a", ("a",))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="20 bytes"):
+        spell(b"short")
