@@ -70,9 +70,9 @@ def measure(plan: Plan) -> Report:
             ])
         report.plots[f"Requests a second, {load_name} load"] = {one.name: found[load_name, one.name].rates for one in contenders}
         report.plots[f"CPU a request, µs, {load_name} load"] = {one.name: found[load_name, one.name].cpu for one in contenders}
-    against = median_ratio(found["rich", tracker.name].rates, found["rich", bare.name].rates)
-    if not plan.smoke:
-        report.bars.append(Bar("redirects against a bare aiohttp Application, rich load", against, LEAST_AGAINST_AIOHTTP))
+    for load_name in loads if not plan.smoke else ():
+        against = median_ratio(found[load_name, tracker.name].rates, found[load_name, bare.name].rates)
+        report.bars.append(Bar(f"redirects against a bare aiohttp Application, {load_name} load", against, LEAST_AGAINST_AIOHTTP))
     return report
 
 

@@ -1,7 +1,7 @@
 """What the load consists of: clicks as browsers send them, the same bytes for every contender and every run.
 
 Rich: 4,000 different user agents over 1,000 links, with the parameters that networks and ad platforms add, a tenth of
-them escaped, and the headers of a browser that follows a link. Plain: the shortest click there is, nothing to parse.
+them escaped, and the headers of a browser that follows a link. Plain: one browser over the same links, with two sub ids.
 """
 
 from __future__ import annotations
@@ -52,8 +52,13 @@ def rich_clicks(*, host: bytes = _HOST) -> list[bytes]:
 
 
 def plain_clicks(*, host: bytes = _HOST) -> list[bytes]:
-    """1,000 requests, one a link, with nothing but a Host."""
-    return [b"GET /c/l%d HTTP/1.1\r\nHost: %b\r\n\r\n" % (number, host) for number in range(1, LINKS + 1)]
+    """1,000 requests, one a link, all of one browser. About 190 bytes each."""
+    return [
+        b"GET /c/l%d?sub1=aff%d&sub2=banner-%d HTTP/1.1\r\nHost: %b\r\n"
+        b"User-Agent: Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: */*\r\n\r\n"
+        % (number, number % 50, number % 400, host)
+        for number in range(1, LINKS + 1)
+    ]
 
 
 def postbacks(tokens: list[str], serial: bytes) -> list[bytes]:

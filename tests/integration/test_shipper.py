@@ -19,7 +19,7 @@ async def test_rows_arrive_as_they_were_spooled(dsn: str, tmp_path: Path) -> Non
         assert await spool.shipper(dsn).drain(10)
         row = await db.fetchrow("SELECT * FROM clicks")
         assert uuid.UUID(bytes=one) == row["click_id"]
-        assert (5, 1, 11, 13, 2, 99) == tuple(row)[1:7]
+        assert (99, 5, 1, 11, 13, 2) == tuple(row)[1:7]
         assert ("facebook", "DE", "mobile") == (row["channel"], row["country"], row["device"])
         assert "192.0.2.0/24" == str(row["ip"])
         assert '{"a": "b"}' == row["query"]

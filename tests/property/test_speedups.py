@@ -39,16 +39,18 @@ def test_an_id_is_spelled_alike(body: bytes) -> None:
     assert base64.b32hexencode(body).lower() == spell(body) == spell_in_python(body)
 
 
-names = st.sampled_from([
+NAMES = [
     b"sub1", b"sub9", b"sub10", b"sub11", b"sub0", b"sub", b"ext", b"Sub1", b"%73ub2", b"utm_source", b"test", b"a", b"", b"n" * 64,
     b"n" * 65, b"a%22b", b"%", b"+",
-]) | st.binary(max_size=6)
-values = st.sampled_from([
+]
+VALUES = [
     b"", b"x", b"a%20b", b"a+b", b"%00", b"%c3%a9", b"\xc3\xa9", b"%22", b"%5C", b"%0a", b"%7f", b"%1", b"%zz", b"100%", b"=",
     b"a=b", b"v" * 1024, b"v" * 1025, b"%41" * 1024,
-]) | st.binary(max_size=12)
+]
+names = st.sampled_from(NAMES) | st.binary(max_size=6)
+values = st.sampled_from(VALUES) | st.binary(max_size=12)
 pairs = st.builds(lambda name, sign, value: name + sign + value, names, st.sampled_from([b"=", b"=", b"=", b"", b"=="]), values)
-many = st.builds(lambda pair, times: b"&".join([pair] * times), pairs, st.integers(60, 70))
+many = st.builds(lambda name, times: b"&".join([name + b"=1"] * times), st.binary(max_size=3), st.integers(60, 70))
 queries = st.lists(pairs, max_size=8).map(b"&".join) | many
 
 
@@ -60,6 +62,13 @@ queries = st.lists(pairs, max_size=8).map(b"&".join) | many
 @example(b"&".join(b"%d=%d" % (n, n) for n in range(64)), ASKED)
 def test_a_query_is_taken_alike(raw: bytes, asked: tuple[bytes, ...]) -> None:
     assert take_any_query(raw, asked) == take_query(raw, asked)
+
+
+def test_every_pair_of_them_is_taken_alike() -> None:
+    for name in NAMES:
+        for value in VALUES:
+            for raw in (name + b"=" + value, b"x=" + value + b"&" + name + b"=" + value + b"&" + name + b"=y"):
+                assert take_any_query(raw, ASKED) == take_query(raw, ASKED), raw[:100]
 
 
 @pytest.mark.parametrize("size", [8191, 8192, 8193, 100_000])
@@ -83,6 +92,12 @@ def test_one_byte_changed_is_judged_alike(at: int) -> None:
         assert plain_click_in_python(data, 0) == plain_click(data, 0), data
     for data in (WHOLE[:at], WHOLE[:at] + WHOLE[at + 1 :], WHOLE[:at] + WHOLE[at:at + 1] * 2 + WHOLE[at + 1 :]):
         assert plain_click_in_python(data, 0) == plain_click(data, 0), data
+
+
+@pytest.mark.parametrize("said", [b"prefetch", b"PreRender", b"x;preview", b"previe", b"", b"a prefetch b", b"reload"])
+def test_what_a_page_is_fetched_for_is_understood_alike(said: bytes) -> None:
+    data = WHOLE[:-2] + b"Sec-Purpose: " + said + b"\r\n\r\n"
+    assert plain_click_in_python(data, 0) == plain_click(data, 0) is not None
 
 
 @given(st.integers(-3, 200))
