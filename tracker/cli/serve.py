@@ -36,7 +36,7 @@ def run_role(role: Coroutine[Any, Any, int]) -> int:
 
 def _tell(public: int, admin: int) -> None:
     doors = [f"public port {public}" if public else "", f"admin port {admin}"]
-    path = "" if not public else "; click path compiled" if speedups.AVAILABLE else "; click path in Python, no C compiler was found"
+    path = "" if not public else "; click path compiled" if speedups.AVAILABLE else "; click path in Python: no C compiler"
     click.echo(f"tracker is ready: {', '.join(door for door in doors if door)}{path}", err=True)
 
 
