@@ -1,8 +1,8 @@
 """One edge worker: clicks and conversions, nothing else. Built from settings, started and stopped in order.
 
     start   number → spool → catalog → shipper, recorder → doors open
-    drain   unready → answers say `Connection: close` → doors close when their queues are empty → connections end
-            → rows written, shipped, recorded → spool closed
+    drain   unready → answers say `Connection: close` → no handshake begins → doors close when their queues are empty
+            → connections end → rows written, shipped, recorded → spool closed
 """
 
 from __future__ import annotations
@@ -48,15 +48,20 @@ from tracker.web.fastlane import Lanes
 from tracker.web.misses import Misses
 from tracker.web.postback import PostbackDoor
 from tracker.web.redirect import Redirector
-from tracker.web.sockets import accept_rest
+from tracker.web.sockets import accept_rest, let_no_handshake_begin
 
 log = logging.getLogger(__name__)
 
 SERVE_ON_SECONDS = 2.0        # after SIGTERM, while balancers notice that we are unready
+# For handshakes under way to complete, while no other begins. A phone's take 300 ms: at half of this its request could meet a
+# reset. At double, those left without an answer would ask again before the door is closed, and only then be refused.
+HANDSHAKES_SECONDS = 0.5
 CONNECTIONS_SECONDS = 8.0     # for connections to end, then; a postback takes 1.5 at most
 HANDLERS_SECONDS = 2.0        # for what still runs after that
 STORE_SECONDS = 10.0          # to ship and record what is left; what is not stays in the spool for the next start
-DRAIN_SECONDS = SERVE_ON_SECONDS + CONNECTIONS_SECONDS + 2 * HANDLERS_SECONDS + STORE_SECONDS   # at most; k8s/ must grant more
+DRAIN_SECONDS = (      # at most; k8s/ must grant more
+    SERVE_ON_SECONDS + HANDSHAKES_SECONDS + CONNECTIONS_SECONDS + 2 * HANDLERS_SECONDS + STORE_SECONDS
+)
 CONNECTION_LIMIT = 20_000     # a worker's; with 4 KiB a connection some 80 MB
 KEPT_DESCRIPTORS = 256        # for spool, PostgreSQL and sockets: strangers' connections must not keep segments from being made
 MISSES_SECONDS = 60.0
@@ -166,12 +171,14 @@ class Edge:
         self._lanes.drain()
         await asyncio.sleep(serve_on_seconds)
         loop = asyncio.get_running_loop()
+        if not self.unfit.is_set() and all(let_no_handshake_begin(listening) for listening in self._sockets):
+            await asyncio.sleep(HANDSHAKES_SECONDS)      # not when unfit: newcomers then queue up for the successor
         for server in self._servers:
             server.close()
         waiting: list[socket.socket] = []
         for listening in self._sockets:
             waiting += accept_rest(listening)
-            listening.close()                    # at once: what queues up between the two is reset
+            listening.close()                    # at once: were handshakes not held off, what queues up between the two is reset
         for connection in waiting:
             await loop.connect_accepted_socket(self._lanes, connection)
         with contextlib.suppress(TimeoutError):

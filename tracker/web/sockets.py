@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import socket
+import struct
+import sys
 from collections.abc import Sequence
 
 BACKLOG = 4096      # connections the kernel keeps while a worker is being replaced: two seconds at 2,000 new ones a second
 ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - the contract's default
+
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27     # asm/socket.h
+_SYN, _ACK = 0x02, 0x10
+# Classic BPF (linux/filter.h): code, jumps when true and false, operand. A TCP socket's filter sees packets from their TCP
+# header on, over IPv4 and IPv6 alike.
+_NO_HANDSHAKE_BEGINS = (
+    (0x30, 0, 0, 13),               # load byte 13, the flags
+    (0x54, 0, 0, _SYN | _ACK),      # of which these two count
+    (0x15, 0, 1, _SYN),             # SYN alone begins a handshake; anything else goes one further
+    (0x06, 0, 0, 0),                # keep 0 bytes of it: dropped, without an answer
+    (0x06, 0, 0, 0xFFFF_FFFF),      # keep all of it
+)
 
 
 class PortTakenError(Exception):
@@ -59,8 +75,33 @@ def _open(host: str, port: int, *, reuse_port: bool) -> socket.socket:
 
 
 def adopt(fds: Sequence[int]) -> list[socket.socket]:
-    """The sockets a parent handed down."""
-    return [socket.socket(fileno=fd) for fd in fds]
+    """The sockets a parent handed down. A predecessor may have been ending when it let go of them: handshakes begin again."""
+    adopted = [socket.socket(fileno=fd) for fd in fds]
+    for listening in adopted:
+        with contextlib.suppress(OSError):      # nothing to take off
+            listening.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+    return adopted
+
+
+def let_no_handshake_begin(listening: socket.socket) -> bool:
+    """From now on nobody new is answered, while handshakes under way still complete: so that a queue can end before its door does.
+
+    Closing resets every connection whose handshake the kernel completes after the last accept, requests and all. Who is
+    left without an answer has sent nothing yet; his kernel asks again a second later, and is refused or finds a successor.
+    False where the kernel has no such filters: then those resets remain possible.
+    """
+    try:
+        _attach_filter(listening, _NO_HANDSHAKE_BEGINS)
+    except OSError:
+        return False
+    return True
+
+
+def _attach_filter(to: socket.socket, steps: Sequence[tuple[int, int, int, int]]) -> None:
+    if sys.platform != "linux":
+        raise OSError(errno.ENOPROTOOPT, "socket filters are Linux's")
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    to.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(steps), ctypes.addressof(program)))
 
 
 def accept_rest(listening: socket.socket) -> list[socket.socket]:
