@@ -67,7 +67,7 @@ def nginx(folder: Path, upstream: int, *, kept: int, witness: Witness | None = N
         events {{ worker_connections 1024; }}
         http {{
             log_format told 'WITNESS|$status|$upstream_status|$request';
-            access_log {log}; keepalive_requests 100000; client_max_body_size 10m; {places}
+            access_log {log}; keepalive_requests 100000; client_max_body_size 10m; client_body_buffer_size 1m; {places}
             upstream edge {{ server 127.0.0.1:{upstream}; keepalive {kept}; keepalive_requests 100000; }}
             server {{
                 listen 127.0.0.1:{port};
@@ -109,9 +109,10 @@ def haproxy(folder: Path, upstream: int, *, kept: int, witness: Witness | None =
         backend edge
             http-response set-var(txn.told) status
             server edge 127.0.0.1:{upstream} maxconn {kept} pool-max-conn {kept}
-    """)
-    with _running([program, "-db", "-f", str(file)]):
-        until(lambda: _accepts(port), "HAProxy accepts")
+""")
+    with _running([program, "-db", "-f", str(file)]) as process:
+        until(lambda: process.poll() is not None or _accepts(port), "HAProxy accepts")      # it does not say when
+        assert process.poll() is None
         yield port
 
 
@@ -123,7 +124,7 @@ def _program(name: str, package: str) -> str:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], *, until_told: bytes = b"") -> Iterator[None]:
+def _running(command: list[str], *, until_told: bytes = b"") -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, bufsize=0)
     try:
         assert process.stderr is not None
@@ -133,7 +134,7 @@ def _running(command: list[str], *, until_told: bytes = b"") -> Iterator[None]:
             line = process.stderr.readline()
             assert line, told
             told += line
-        yield
+        yield process
     finally:
         process.terminate()
         process.communicate(timeout=PATIENCE_SECONDS)
