@@ -30,6 +30,7 @@ from tracker.web.agents import Places
 from tracker.web.click_route import click_routes
 from tracker.web.desk import Desk
 from tracker.web.fastlane import Lane, Lanes
+from tracker.web.public import public_app
 from tracker.web.redirect import Redirector
 
 KEYRING = Keyring(((3, b"secret for tests".ljust(32)),))
@@ -37,36 +38,39 @@ SPOOL_ID = 77
 _spools = count(1)
 
 
-def make_link(slug: str, destination: str = "https://shop.example/p?cid={click_id}&s={sub1}", **changed: Any) -> Link:
-    """A link as the catalog would compile it."""
+def link_row(slug: str, destination: str = "https://shop.example/p?cid={click_id}&s={sub1}", **changed: Any) -> dict[str, Any]:
+    """A link as the catalog would read it."""
     row: dict[str, Any] = {
         "link_id": crc32(slug.encode()) % (1 << 30) or 1, "slug": slug, "program_id": 11, "partner_id": 13, "program_slug": "shop",
         "partner_slug": "pat", "version": 2, "destination": destination, "fallback": None, "channel": None, "pass_query": False,
         "referrer_policy": "origin", "allow_test": False, "status": "active", "expires_at_ms": None,
     }
-    return Link.compile(**(row | changed))
+    return row | changed
 
 
-LINKS = {
-    link.slug.encode(): link
-    for link in (
-        make_link("open"),
-        make_link("plain", "https://shop.example/?cid={click_id}", referrer_policy="none"),
-        make_link(
-            "full", "https://shop.example:8443/{sub2}/x?q={query.q}&e={ext}&ch={channel}&p={partner}#f={click_id}",
-            referrer_policy="full",
-        ),
-        make_link("pass", "https://shop.example/?click_id={click_id}#top", pass_query=True),
-        make_link("news", channel="newsletter"),
-        make_link("test", allow_test=True),
-        make_link("paused", status="paused"),
-        make_link("paused-on", status="paused", fallback="https://fallback.example/?c={click_id}&s={sub1}"),
-        make_link("archived", status="archived"),
-        make_link("expired", expires_at_ms=1),
-        make_link("expired-on", expires_at_ms=1, fallback="http://fallback.example/gone"),
-        make_link("L" * 64, "https://shop.example/long?cid={click_id}"),
-    )
-}
+def make_link(slug: str, destination: str = "https://shop.example/p?cid={click_id}&s={sub1}", **changed: Any) -> Link:
+    """A link as the catalog would compile it."""
+    return Link.compile(**link_row(slug, destination, **changed))
+
+
+LINK_ROWS = (
+    link_row("open"),
+    link_row("plain", "https://shop.example/?cid={click_id}", referrer_policy="none"),
+    link_row(
+        "full", "https://shop.example:8443/{sub2}/x?q={query.q}&e={ext}&ch={channel}&p={partner}#f={click_id}",
+        referrer_policy="full",
+    ),
+    link_row("pass", "https://shop.example/?click_id={click_id}#top", pass_query=True),
+    link_row("news", channel="newsletter"),
+    link_row("test", allow_test=True),
+    link_row("paused", status="paused"),
+    link_row("paused-on", status="paused", fallback="https://fallback.example/?c={click_id}&s={sub1}"),
+    link_row("archived", status="archived"),
+    link_row("expired", expires_at_ms=1),
+    link_row("expired-on", expires_at_ms=1, fallback="http://fallback.example/gone"),
+    link_row("L" * 64, "https://shop.example/long?cid={click_id}"),
+)
+LINKS = {row["slug"].encode(): Link.compile(**row) for row in LINK_ROWS}
 
 
 @dataclass
@@ -222,10 +226,7 @@ def lane_server(root: Path, *, lanes: type[Lanes] = Lanes, connection_limit: int
         desk = Desk(redirector, sync=sync if waits_for_sync else None, may_look_up=lambda: look_up is not None, look_up=find,
                     missed=lambda slug, status: missed.append((slug, status)))
         places = Places(trusted=[ip_network(network) for network in trusted], ip_mode="truncate", countries=None)
-        app = web.Application(client_max_size=1 << 20, middlewares=[_body_begins])
-        app.on_response_prepare.append(_sign)
-        app.add_routes([*click_routes(desk, places), *_routes(lambda: server)])
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(public_app([*click_routes(desk, places), *_routes(lambda: server)]), access_log=None)
         await runner.setup()
         assert runner.server is not None
         made = lanes(desk=desk, places=places, server=runner.server, connection_limit=connection_limit)
@@ -287,18 +288,6 @@ def _routes(server: Callable[[], LaneServer]) -> list[web.RouteDef]:
         web.get("/sentinel", echo), web.post("/echo", echo), web.get("/echo", echo), web.get("/wait", wait), web.get("/big", big),
         web.get("/boom", boom), web.get("/torn", torn),
     ]
-
-
-@web.middleware
-async def _body_begins(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
-    lane = getattr(request.protocol, "lane", None)
-    if lane is not None:
-        lane.body_begins()
-    return await handler(request)
-
-
-async def _sign(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "tracker"
 
 
 logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)     # /boom and /torn are meant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import random
 import threading
 import uuid
 from collections import Counter
@@ -201,7 +202,8 @@ def forged() -> dict[str, str]:
         "of an unknown key": number_9.make(1_790_000_000_000, 1)[1].decode(),
         "cut": made[:31],
         "too long": made + "0",
-        "seven kilobytes": made * 220,
+        "the longest that a target takes": made * 220,
+        "random": "".join(random.Random(7).choices("0123456789abcdefghijklmnopqrstuv", k=32)),
         "another format": str(uuid.UUID(int=7)),
         "not ascii": "é" * 32,
         "outside the alphabet": "z" * 32,
@@ -210,8 +212,10 @@ def forged() -> dict[str, str]:
 
 
 FORGED_ROUNDS = 50
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
+@pytest.mark.fault(23)
 def test_a_forged_click_id_is_refused_without_a_query(postgres_factory: PostgresFactory, tmp_path: Path) -> None:
     """Whoever sends a million forged ids must not reach the database. The server's own log of statements is the witness."""
     with own_database(postgres_factory(settings={"log_statement": "all"}), links=3) as database:
@@ -221,14 +225,20 @@ def test_a_forged_click_id_is_refused_without_a_query(postgres_factory: Postgres
             until(lambda: value(database.dsn, "SELECT count(*) FROM clicks") == 1, "the click has a row")
             token = clicked.token
             flipped = token[:20] + ("0" if token[20] != "0" else "1") + token[21:]
-            cases = {**forged(), "one letter changed": flipped}
+            moved = token[:11] + encode(2, 6).decode() + token[17:]
+            cases = {**forged(), "one letter changed": flipped, "moved to another link": moved}
             before = database.statements()
             with Connection(tracker.public_port) as connection:
                 for _ in range(FORGED_ROUNDS):
                     for what, click_id in cases.items():
                         answer = connection.postback(click_id=click_id, txid="of-a-forger", amount="66.61")
                         assert (400, "bad_click_id") == (answer.status, answer.said["code"]), what
-            # Jobs and the batch of refusals go on meanwhile: a few statements, where one for each request would be 500.
+                    body = b"token=%b&txid=of-a-forger&click_id=%b" % (TOKEN.encode(), token.encode() * 313)      # 10 kB
+                    answer = connection.ask("POST", "/postback", body=body, headers=FORM)
+                    assert (400, "bad_click_id") == (answer.status, answer.said["code"])
+                    answer = connection.postback(click_id="")
+                    assert (400, "missing_click_id") == (answer.status, answer.said["code"])
+            # Jobs and the batch of refusals go on meanwhile: a few statements, where one for each request would be 650.
             assert database.statements() - before < FORGED_ROUNDS
             for table in ("conversion_state", "conversions", "pending", "ledger"):
                 assert 0 == value(database.dsn, f"SELECT count(*) FROM {table}")
@@ -251,6 +261,7 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault(25, 26)
 def test_a_bad_message_is_refused_and_leaves_nothing_behind(shop: Shop) -> None:
     """A refusal that wrote half, or an answer that repeats what a stranger said, would be worse than none."""
     clicked = shop.stored_click()

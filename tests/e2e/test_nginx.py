@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
 import re
-import select
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from demo_world import TOKEN, make_world, value
+from fronts import nginx
 from judge import assert_verified
-from support import missing
-from tracker_process import KEYRING, free_port, running, tracker_environ, until
+from tracker_process import KEYRING, running, tracker_environ, until
 from visitor import click
 
 REQUESTS = 6_000
 VISITORS = 40              # at once; nginx takes whichever kept connection is free for each request
 OTHERS = 0.2               # of the requests are not clicks: more than life has, to mix well
-
-
-@contextlib.contextmanager
-def nginx(folder: Path, upstream: int) -> Iterator[int]:
-    """nginx in front of a port; gives its own."""
-    program = shutil.which("nginx") or "/usr/sbin/nginx"
-    if not Path(program).exists():
-        missing("no nginx (Debian: nginx-light)")
-    port, folder = free_port(), folder / "nginx"
-    folder.mkdir()
-    places = "".join(f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    (folder / "nginx.conf").write_text(f"""
-        daemon off; worker_processes 1; pid {folder}/pid; error_log stderr notice;
-        events {{ worker_connections 1024; }}
-        http {{
-            access_log off; keepalive_requests 100000; {places}
-            upstream edge {{ server 127.0.0.1:{upstream}; keepalive {VISITORS}; keepalive_requests 100000; }}
-            server {{
-                listen 127.0.0.1:{port};
-                location / {{
-                    proxy_pass http://edge; proxy_http_version 1.1; proxy_next_upstream off; proxy_set_header Connection "";
-                    proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
-                }}
-            }}
-        }}
-    """)
-    process = subprocess.Popen([program, "-p", str(folder), "-c", f"{folder}/nginx.conf"], stderr=subprocess.PIPE, bufsize=0)
-    try:
-        assert process.stderr is not None
-        told = b""
-        while b"start worker process " not in told:
-            assert select.select([process.stderr], [], [], 20)[0], told
-            line = process.stderr.readline()
-            assert line, told
-            told += line
-        yield port
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
 
 
 class Visitor:
@@ -131,7 +88,7 @@ def test_every_answer_reaches_the_request_it_belongs_to(dsn: str, tmp_path: Path
     """On a shared connection an answer that overtakes another sends a visitor to somebody else's page, or pays the wrong order."""
     make_world(dsn, links=3)
     environ = tracker_environ(dsn, tmp_path / "spool", TRACKER_TRUSTED_PROXIES="127.0.0.0/8")
-    with running("serve", environ) as tracker, nginx(tmp_path, tracker.public_port) as port:
+    with running("serve", environ) as tracker, nginx(tmp_path, tracker.public_port, kept=VISITORS) as port:
         sold = click(tracker.public_port).token
         until(lambda: value(dsn, "SELECT count(*) FROM clicks") == 1, "the click has a row")
         numbers, done, rng = iter(range(1, REQUESTS + 1)), Counter[str](), random.Random(1)

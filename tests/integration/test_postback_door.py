@@ -162,6 +162,7 @@ async def test_a_sale_without_a_click_is_credited_by_its_coupon(door: Door) -> N
     assert (401, "bad_token") == await code_of(door, urlencode({**sale, "program": "open"}))
 
 
+@pytest.mark.fault(24)
 async def test_signed_postbacks_are_believed_for_five_minutes_under_either_secret(door: Door) -> None:
     """During rotation senders sign with the old or the new secret; a recorded message must not work for ever."""
     click = door.click(SIGNED)
@@ -195,6 +196,7 @@ async def test_a_body_is_signed_with_its_request(door: Door) -> None:
     assert (401, "bad_signature") == (status, problem["code"])
 
 
+@pytest.mark.fault(25)
 async def test_mode_ip_asks_for_the_address(door: Door) -> None:
     """The address comes from the proxies' rule, not from here; IPv4 in IPv6 clothes is the same sender."""
     query = urlencode({"click_id": door.click(LISTED), "amount": "1", "token": SHOP_TOKEN})

@@ -59,6 +59,7 @@ async def retry(dsn: str, folder: Path, *arguments: str, keys: str = "") -> str:
     return " ".join(out.decode().split())
 
 
+@pytest.mark.fault(25)
 async def test_a_refusal_is_in_the_log_with_its_reason_and_without_secrets(door: Door) -> None:
     """People find their mistake there; a token in it would be a token for everybody who reads the log."""
     await refuse(door, amount="1,5", event="{event}", hello="x")

@@ -29,6 +29,7 @@ names = st.sampled_from(["click_id", "CLICK_ID", "cli%63k_id", "sub1", "utm_sour
 
 
 @given(templates, st.dictionaries(slots, values), st.binary(max_size=60))
+@pytest.mark.fault(28, 29)
 def test_the_host_of_the_answer_is_the_host_of_the_template(text: Any, filled: Any, raw_query: Any) -> None:
     template = parse_template(text, CONSTANTS)
     visited = bytes(byte for byte in raw_query if 0x21 <= byte < 0x7F)     # what the door lets through
@@ -69,6 +70,7 @@ def test_a_visitor_cannot_steal_the_credit_through_pass_through(pairs: Any) -> N
 
 
 @given(st.binary(max_size=400))
+@pytest.mark.fault(27)
 def test_any_query_becomes_storable(raw: Any) -> None:
     query = parse_visit_query(raw)
     for slot, label in query.labels.items():
@@ -112,6 +114,7 @@ def test_the_first_filled_label_wins(pairs: Any) -> None:
         ("https://shop.example/" + "a" * 2048, 2048, "longer"),
     ],
 )
+@pytest.mark.fault(29)
 def test_a_bad_template_is_refused_with_the_position(template: Any, position: Any, part: Any) -> None:
     with pytest.raises(BadTemplate) as refused:
         parse_template(template)

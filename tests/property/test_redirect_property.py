@@ -74,6 +74,7 @@ open_slugs = st.sampled_from([slug for slug, link in LINKS.items() if (NOW_MS < 
 @settings(max_examples=500, deadline=None)
 @given(open_slugs, queries, agents, referrers, st.booleans(), st.booleans(), st.booleans())
 @example(b"open", b"", b"\xe4\xb8\xad" * 40 + b"/1.0 CFNetwork/1 Darwin/1", b"", False, False, False)
+@pytest.mark.fault(27, 28, 29)
 def test_any_visit_becomes_one_storable_row_and_a_redirect_to_the_templates_host(
     slug: bytes, query: bytes, agent: bytes, referrer: bytes, head: bool, beacon: bool, prefetch: bool
 ) -> None:

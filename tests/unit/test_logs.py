@@ -50,6 +50,7 @@ def logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.fault(36)
 def test_hostile_text_makes_one_line_that_gives_it_back(text: str) -> None:
     """A user agent with a line break would otherwise write a log line of the visitor's own."""
     fields = orjson.loads(as_json(record("agent %s", text, agent=text)))
@@ -58,6 +59,7 @@ def test_hostile_text_makes_one_line_that_gives_it_back(text: str) -> None:
 
 
 @given(st.text(st.characters()), st.text(st.characters()))
+@pytest.mark.fault(36)
 def test_any_text_makes_one_line_that_every_parser_reads(message: str, field: str) -> None:
     """Lone surrogates come in with undecodable header bytes; strict parsers refuse their escapes."""
     fields = orjson.loads(as_json(record("%s", message, field=field)))
@@ -113,6 +115,7 @@ def test_the_time_is_utc_with_milliseconds() -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.fault(36)
 def test_a_terminal_is_sent_no_control_character(text: str) -> None:
     """A visitor's escape sequence could retitle, recolour or rewrite the operator's screen."""
     try:

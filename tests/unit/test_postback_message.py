@@ -98,6 +98,7 @@ def test_a_limited_sender_has_no_say_in_the_status() -> None:
         ("click_id=" + a_token()[:-1] + ("0" if a_token()[-1] != "0" else "1"), Reason.FORGED),
     ],
 )
+@pytest.mark.fault(26)
 def test_what_cannot_be_believed_is_refused_by_name(query: str, reason: Reason) -> None:
     """Bad money or a damaged key must never be mended into another sale; each has its own reason."""
     assert reason == refusal_of(query)
@@ -172,6 +173,7 @@ def test_a_time_with_two_meanings_is_none(text: str) -> None:
         parse_ts(text)
 
 
+@pytest.mark.fault(26)
 def test_json_numbers_stay_as_written() -> None:
     """0.1 through a float is not 0.1; an order number through a float loses its last digits."""
     body = b'{"amount": 12.10, "txid": 12345678901234567890, "coupon": null, "nested": {"a": [1]}}'

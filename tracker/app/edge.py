@@ -43,10 +43,10 @@ from tracker.storage.spool.spool import Spool, SpoolUnavailable
 from tracker.web.agents import Places
 from tracker.web.click_route import click_routes
 from tracker.web.desk import Desk
-from tracker.web.errors import problems
 from tracker.web.fastlane import Lanes
 from tracker.web.misses import Misses
 from tracker.web.postback import PostbackDoor
+from tracker.web.public import public_app
 from tracker.web.redirect import Redirector
 from tracker.web.sockets import accept_rest, let_no_handshake_begin
 
@@ -131,7 +131,8 @@ class Edge:
             observe=lambda seconds: self._metrics.postback_answered(seconds),
         )
         self._runner = web.AppRunner(
-            _public_app(self._desk, places, self._door), access_log=None, shutdown_timeout=HANDLERS_SECONDS
+            public_app([*click_routes(self._desk, places), *self._door.routes()]), access_log=None,
+            shutdown_timeout=HANDLERS_SECONDS,
         )
         await self._runner.setup()
         assert self._runner.server is not None
@@ -291,23 +292,3 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Exception:
             log.exception("%s failed", getattr(work, "__name__", work))
-
-
-def _public_app(desk: Desk, places: Places, door: PostbackDoor) -> web.Application:
-    app = web.Application(client_max_size=1 << 20, middlewares=[_body_begins, problems])
-    app.add_routes(click_routes(desk, places))
-    app.add_routes(door.routes())
-    app.on_response_prepare.append(_sign)
-    return app
-
-
-@web.middleware
-async def _body_begins(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
-    lane = getattr(request.protocol, "lane", None)
-    if lane is not None:
-        lane.body_begins()
-    return await handler(request)
-
-
-async def _sign(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "tracker"

@@ -74,7 +74,9 @@ def problem_of(error: Exception) -> web.Response:
     if isinstance(error, Unavailable) or (isinstance(error, PostgresError) and _is_not_now(error)):
         return problem(503, "unavailable", "The database is away or busy; try again")
     log.error("unforeseen %s", type(error).__name__, exc_info=error)
-    return problem(500, "internal", "Something went wrong here; it is in the log")
+    answer = problem(500, "internal", "Something went wrong here; it is in the log")
+    answer.force_close()      # nobody knows what it left half done
+    return answer
 
 
 @web.middleware
@@ -82,7 +84,9 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     """aiohttp middleware: every error leaves as problem+json. What succeeds passes through."""
     try:
         return await handler(request)
-    except Exception as error:  # noqa: BLE001 (the last door before the wire: problem_of logs what nobody foresaw)
+    except Exception as error:
+        if request.writer.output_size > 0:
+            raise      # an answer was begun: another behind it would be taken for the next request's
         return problem_of(error)
 
 

@@ -1,0 +1,36 @@
+"""What every request on the public port passes behind its lane, whichever handler takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from tracker.web.errors import Handler, problems
+
+BODY_LIMIT = 1 << 20      # an array of 1,000 conversions
+
+
+def public_app(routes: Iterable[web.RouteDef]) -> web.Application:
+    """The application behind the lanes."""
+    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_one_request, problems])
+    app.add_routes(routes)
+    app.on_response_prepare.append(_sign)
+    return app
+
+
+@web.middleware
+async def _one_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A body has its own deadline from here on; and no request is looked for behind an upgrade that we did not make: aiohttp
+    forgets what it had read of it, so that a body could be taken for a request."""
+    lane = getattr(request.protocol, "lane", None)
+    if lane is not None:
+        lane.body_begins()
+    response = await handler(request)
+    if "Upgrade" in request.headers:
+        response.force_close()
+    return response
+
+
+async def _sign(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "tracker"
