@@ -82,6 +82,19 @@ def value(dsn: str, statement: str, *arguments: Any) -> Any:
     return fetch(dsn, statement, *arguments)[0][0]
 
 
+def execute(dsn: str, statements: str) -> None:
+    """Any number of statements without arguments, on a connection of their own."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            await connection.execute(statements)
+        finally:
+            await connection.close()
+
+    _run(run())
+
+
 class Database:
     """A server of the test's own that can go away and come back, while its address stays. Made by `own_database`."""
 
@@ -94,17 +107,34 @@ class Database:
     def pid(self) -> int:
         return self._postgres.pid
 
+    @property
+    def account(self) -> int:
+        """The user id that the server runs as."""
+        return Path(f"/proc/{self.pid}").stat().st_uid
+
     def statements(self) -> int:
         """How many statements the server has logged, where its setting log_statement says that it logs them."""
+        return self.has_logged(" LOG:  execute ", " LOG:  statement: ")
+
+    def has_logged(self, *texts: str) -> int:
+        """How many lines of its log, since it was started, contain one of the texts."""
         lines = self._postgres.log_path.read_text().splitlines()
-        return sum(" LOG:  execute " in line or " LOG:  statement: " in line for line in lines)
+        return sum(any(text in line for text in texts) for line in lines)
 
     def start(self) -> None:
         self._postgres.start()
-        run_dir = Path(self._postgres.dsn.partition("host=")[2].partition("&")[0])
+        self.lead_to(Path(self._postgres.dsn.partition("host=")[2].partition("&")[0]))
+
+    def lead_to(self, run_dir: Path) -> None:
+        """From now on the address is that of the server whose socket is there."""
         draft = self._place.with_suffix(".new")
         draft.symlink_to(run_dir)
         draft.replace(self._place)
+
+    def become(self, postgres: EmbeddedPostgres) -> None:
+        """Start another server in the place of one that was stopped: a restored one."""
+        self._postgres = postgres
+        self.start()
 
     def stop_immediately(self) -> None:
         """As `pg_ctl stop -m immediate`: no goodbye, no checkpoint; the next start recovers from the log."""

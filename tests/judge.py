@@ -41,7 +41,7 @@ class StoredClick(NamedTuple):
 class History:
     """What the clients know. `acks`: (token, request number); `resent`: how often a request was sent again."""
 
-    acks: list[tuple[bytes, int]]
+    acks: list[tuple[bytes, int]] = field(repr=False)
     sent: int
     requests: int                                  # numbers 0 … requests - 1 were given out
     resent: Mapping[int, int] = field(default_factory=dict)
@@ -52,6 +52,7 @@ class History:
     unanswered_fresh: int = 0                      # the same on new connections
     refused: int = 0                               # connections not accepted
     stuck: int = 0                                 # requests without an answer when the client ended
+    slowest: float = 0.0                           # seconds from a request to its whole answer
     odd: tuple[str, ...] = ()
 
     @property

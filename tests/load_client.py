@@ -18,6 +18,7 @@ import contextlib
 import json
 import re
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import cast
@@ -58,6 +59,7 @@ class Crowd:
         self.unanswered_reused = self.unanswered_fresh = 0      # on a connection that had served before, and on one that had not
         self.torn = self.mismatched = self.refused = 0
         self.odd: list[str] = []
+        self.slowest = 0.0         # seconds from a request to the whole answer
         self.stopping = False
         self._told = 0
 
@@ -111,6 +113,7 @@ class Browser(asyncio.Protocol):
     def send(self) -> None:
         self.waiting = True
         self.crowd.sent += 1
+        self.sent_at = time.monotonic()
         self.transport.write(self.crowd.request(self.number))
 
     def data_received(self, data: bytes) -> None:
@@ -123,6 +126,7 @@ class Browser(asyncio.Protocol):
         if len(self.buffer) < end:
             return
         answer, self.buffer = self.buffer[:end], self.buffer[end:]
+        self.crowd.slowest = max(self.crowd.slowest, time.monotonic() - self.sent_at)
         self.waiting = False
         self.served += 1
         self.crowd.take(answer, int(head[1]), self.number)
@@ -184,7 +188,7 @@ async def main(port: int, connections: int, links: int, out: Path) -> None:
     out.write_bytes(b"".join(b"%b %d\n" % ack for ack in crowd.acks))
     history = {
         "sent": crowd.sent, "resent": dict(crowd.resent), "statuses": dict(crowd.statuses), "torn": crowd.torn,
-        "refused": crowd.refused,
+        "refused": crowd.refused, "slowest": crowd.slowest,
         "unanswered_reused": crowd.unanswered_reused, "unanswered_fresh": crowd.unanswered_fresh, "mismatched": crowd.mismatched,
         "stuck": len(stuck), "requests": crowd.next_request, "odd": crowd.odd,
     }

@@ -8,9 +8,11 @@ run first and then cuts at any byte of it. A `Fault` strikes once; connections a
 import asyncio
 import socket
 import struct
+import threading
 import urllib.parse
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +24,8 @@ _LINGER_NONE = struct.pack("ii", 1, 0)  # close sends a reset
 class Fault:
     """Strikes at byte `at` of a direction, or at the chunk that contains `on` (which begins or ends a statement).
 
+    With `after`, only on a connection that has sent this since the fault was set: of all commits, that of a COPY.
+
     `cut`: what stands before is passed on, then both sides are reset. `hold`: from there on nothing goes that way, the
     sockets stay open. `swallow`: the chunk goes on, the client is reset without ever seeing the answer. `late`: the
     client is reset, the chunk reaches the server when `deliver` is set.
@@ -31,6 +35,7 @@ class Fault:
     action: Literal["cut", "hold", "swallow", "late"]
     at: int | None = None
     on: bytes | None = None
+    after: bytes = b""
     struck: asyncio.Event = field(default_factory=asyncio.Event)
     deliver: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -53,6 +58,7 @@ class Proxy:
         self.passed: dict[Direction, int] = {"up": 0, "down": 0}
         self.connections = 0
         self._open: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
 
     def lead_to(self, target: str) -> None:
         """Where connections go from now on: a server that was restarted has a new socket."""
@@ -60,6 +66,10 @@ class Proxy:
         query = dict(urllib.parse.parse_qsl(parts.query))
         self._host = query.get("host") or parts.hostname or "127.0.0.1"
         self._port = int(query.get("port") or parts.port or 5432)
+
+    def deliver(self, fault: Fault) -> None:
+        """Let go on what the fault holds; from any thread."""
+        self._loop.call_soon_threadsafe(fault.deliver.set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -91,9 +101,12 @@ class Proxy:
     async def _pump(
         self, way: Direction, source: asyncio.StreamReader, sink: asyncio.StreamWriter, client: asyncio.StreamWriter
     ) -> None:
+        armed: Fault | None = None
         while chunk := await source.read(65536):
-            fault = self.fault
-            keep = fault.strikes(chunk, self.passed[way]) if fault is not None and fault.direction == way else None
+            fault = self.fault if self.fault is not None and self.fault.direction == way else None
+            if fault is not None and fault.after in chunk:
+                armed = fault
+            keep = fault.strikes(chunk, self.passed[way]) if fault is not None and fault is armed else None
             self.passed[way] += len(chunk)
             if fault is None or keep is None:
                 sink.write(chunk)
@@ -134,6 +147,27 @@ def _reset(side: asyncio.StreamWriter) -> None:
     if connected is not None and connected.family == socket.AF_INET and not side.is_closing():
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
     side.transport.abort()
+
+
+@contextmanager
+def proxied_aside(dsn: str) -> Iterator[Proxy]:
+    """The same in a thread of its own, for tests that wait without a loop. Its faults' events belong to that thread: set
+    `fault`, look whether it has `struck`, and let what is held go on with `deliver`."""
+    opened: Future[Proxy] = Future()
+    closing: Future[None] = Future()
+
+    async def serve() -> None:
+        async with proxied(dsn) as proxy:
+            opened.set_result(proxy)
+            await asyncio.wrap_future(closing)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        yield opened.result(20)
+    finally:
+        closing.set_result(None)
+        thread.join(20)
 
 
 @asynccontextmanager

@@ -67,6 +67,8 @@ FAMILIES: Final = (
     Family("tracker_spool_errors_total", "counter", "Failures of the spool's disk.", "operation", ("write", "fsync")),
     Family("tracker_postbacks_total", "counter", "Postbacks answered, by result.", "result", POSTBACK_RESULTS),
     Family("tracker_postback_refusals_total", "counter", "Postbacks refused, by reason.", "reason", REFUSAL_REASONS),
+    Family("tracker_postback_groups_total", "counter",
+           "Groups of postbacks sent to PostgreSQL.", "outcome", ("committed", "retried", "ambiguous")),
     Family("tracker_postback_duration_seconds", "histogram",
            "From a postback's last byte to its answer.", buckets=POSTBACK_BUCKETS),
     Family("tracker_pending_postbacks", "gauge", "Postbacks that wait for their click."),

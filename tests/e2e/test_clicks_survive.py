@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Iterator
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
 import pytest
-from demo_world import Database, fetch, make_world, own_database, value
+from demo_world import Database, make_world, own_database, value
 from judge import Clients, all_is_shipped, assert_kept, clients
 from postgres_fixtures import PostgresFactory
-from tracker_process import TrackerProcess, children, free_port, running, tracker_environ, until
-from visitor import Answer, click, urgent_postback
+from tracker_process import TrackerProcess, free_port, running, tracker_environ, until
 
 from tracker.app.edge import DRAIN_SECONDS
 
 SHIPPED = "SELECT coalesce(sum(next_seq), 0) FROM spool_cursors WHERE log = 'clicks'"
 CLICKS = 4_000          # before, and after, the middle: a second or two each on two slow cores
 SECONDS = [0.0, pytest.param(15.0, marks=pytest.mark.nightly)]      # at least so long, each
-OUTAGE_SECONDS = 20.0   # by night; by day an outage lasts as long as CLICKS take
 
 
 @pytest.fixture
@@ -109,33 +104,6 @@ def test_sigterm_fails_no_request_and_leaves_an_empty_spool(dsn: str, tmp_path: 
         assert_kept(dsn, tmp_path / "spool", history, environ)
 
 
-@pytest.mark.parametrize("seconds", SECONDS)
-def test_redirects_go_on_while_postgres_is_away(database: Database, tmp_path: Path, seconds: float) -> None:
-    """The redirect must not know whether PostgreSQL is there, and a sale that comes meanwhile is kept, not refused."""
-    environ = tracker_environ(database.dsn, tmp_path / "spool")
-    with running("serve", environ) as tracker, clients(tracker.public_port, tmp_path / "acks") as crowd:
-        bought = click(tracker.public_port)
-        crowd.wait_for_acks(CLICKS, seconds=seconds)
-        database.stop_immediately()
-        assert_redirects_and_postbacks_go_on(tracker, crowd, bought, seconds=OUTAGE_SECONDS if seconds else 0.0)
-        database.start()
-        crowd.wait_for_acks(CLICKS, seconds=seconds)
-        assert_nothing_was_noticed(database.dsn, tmp_path / "spool", crowd, environ, bought)
-
-
-@pytest.mark.parametrize("seconds", SECONDS)
-def test_redirects_go_on_while_postgres_hangs(database: Database, tmp_path: Path, seconds: float) -> None:
-    """A server that accepts and never answers is worse than none: nothing says that it is away."""
-    environ = tracker_environ(database.dsn, tmp_path / "spool")
-    with running("serve", environ) as tracker, clients(tracker.public_port, tmp_path / "acks") as crowd:
-        bought = click(tracker.public_port)
-        crowd.wait_for_acks(CLICKS, seconds=seconds)
-        with stopped(database):
-            assert_redirects_and_postbacks_go_on(tracker, crowd, bought, seconds=OUTAGE_SECONDS if seconds else 0.0)
-        crowd.wait_for_acks(CLICKS, seconds=seconds)
-        assert_nothing_was_noticed(database.dsn, tmp_path / "spool", crowd, environ, bought)
-
-
 @pytest.mark.fault(4)
 def test_sigterm_while_postgres_is_away_leaves_all_to_the_next_start(database: Database, tmp_path: Path) -> None:
     """A node is drained during an outage: the process must end in order and in time, with everything on its disk."""
@@ -180,36 +148,3 @@ def test_kill_9_during_the_replay_repeats_nothing(database: Database, tmp_path: 
 def is_replaced(tracker: TrackerProcess, victim: int) -> bool:
     workers = tracker.workers()
     return len(workers) == 2 and victim not in workers and tracker.metric("tracker_ready") == 2
-
-
-def assert_redirects_and_postbacks_go_on(tracker: TrackerProcess, crowd: Clients, bought: Answer, *, seconds: float) -> None:
-    """So many clicks, for at least so long, and a sale whose sender hears `queued` before it would give up."""
-    crowd.wait_for_acks(CLICKS // 2, seconds=seconds / 2)
-    answer = urgent_postback(tracker.public_port, txid="outage", amount="50", click_id=bought.token)
-    assert (200, "queued") == (answer.status, answer.said["status"])
-    assert answer.said["conversion_id"]
-    crowd.wait_for_acks(CLICKS // 2, seconds=seconds / 2)
-
-
-def assert_nothing_was_noticed(dsn: str, spool_dir: Path, crowd: Clients, environ: dict[str, str], bought: Answer) -> None:
-    """Every request had its own redirect, every click is a row, and the sale of the outage is owed, once."""
-    history = crowd.stop()
-    assert history.flawless, history
-    until(lambda: all_is_shipped(dsn, spool_dir), "every click is shipped", every=0.1)
-    until(lambda: value(dsn, "SELECT count(*) FROM conversion_state WHERE status = 'approved'"), "the sale is recorded", every=0.1)
-    assert [(1, Decimal(5))] == [tuple(row) for row in fetch(dsn, "SELECT count(*), sum(amount) FROM ledger")]
-    assert_kept(dsn, spool_dir, history, environ, besides=[bought.uuid])
-
-
-@contextlib.contextmanager
-def stopped(database: Database) -> Iterator[None]:
-    """SIGSTOP to the server and every backend of it: connections are taken, nothing is ever answered."""
-    os.kill(database.pid, signal.SIGSTOP)      # first, or it would start another backend behind our back
-    pids = [database.pid, *children(database.pid)]
-    for pid in pids[1:]:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in reversed(pids):
-            os.kill(pid, signal.SIGCONT)

@@ -224,6 +224,7 @@ async def test_a_row_that_is_no_message_is_kept_aside(dsn: str, db: Any, tmp_pat
     assert (2, 1) == tuple(await db.fetchrow("SELECT next_seq, rows_quarantined FROM spool_cursors WHERE log = 'journal'"))
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("action", ["swallow", "late"])
 async def test_a_commit_whose_answer_is_lost_is_not_repeated(dsn: str, db: Any, tmp_path: Path, action: Any) -> None:
     """The connection breaks around COMMIT, which arrives, or arrives two seconds later: paid once, answered."""
@@ -244,6 +245,7 @@ async def test_a_commit_whose_answer_is_lost_is_not_repeated(dsn: str, db: Any, 
     await assert_money_adds_up(db)
 
 
+@pytest.mark.fault(8)
 async def test_a_connection_cut_anywhere_in_the_exchange_records_each_once(dsn: str, db: Any, tmp_path: Path) -> None:
     """A prime step meets every statement of the group, in both directions."""
     click = await land(db)

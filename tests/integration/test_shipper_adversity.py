@@ -47,12 +47,14 @@ async def cut_everywhere(dsn: str, root: Path, step: int) -> None:
                     await assert_three_stored(db, spool)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.timeout(300)
 async def test_a_reset_anywhere_in_the_exchange_stores_each_row_once(dsn: str, tmp_path: Path) -> None:
     """A connection may end at any byte of a COPY and of the commit around it. A prime step meets all statements."""
     await cut_everywhere(dsn, tmp_path, 211)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
 async def test_a_reset_at_every_byte_of_the_exchange_stores_each_row_once(dsn: str, tmp_path: Path) -> None:
@@ -63,6 +65,7 @@ async def test_a_reset_at_every_byte_of_the_exchange_stores_each_row_once(dsn: s
 COMMIT = b"COMMIT"
 
 
+@pytest.mark.fault(9)
 async def test_a_commit_whose_answer_is_lost_is_not_repeated(dsn: str, tmp_path: Path) -> None:
     """Sending the batch again, or not at all, would both be wrong: only the mark knows."""
     async with proxied(dsn) as proxy, database(dsn) as db, live_spool(tmp_path) as spool:
@@ -76,6 +79,7 @@ async def test_a_commit_whose_answer_is_lost_is_not_repeated(dsn: str, tmp_path:
         await assert_three_stored(db, spool)
 
 
+@pytest.mark.fault(9)
 async def test_a_zombie_that_commits_late_stores_nothing_twice(dsn: str, tmp_path: Path) -> None:
     """The old backend sits in its transaction with everything but COMMIT: it is ended, not waited for."""
     async with proxied(dsn) as proxy, database(dsn) as db, live_spool(tmp_path) as spool:

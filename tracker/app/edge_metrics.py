@@ -69,6 +69,10 @@ class EdgeMetrics:
         bring("tracker_spool_errors_total", clicks.fsync_errors + journal.fsync_errors, label="fsync")
         bring("tracker_clicks_missed_total", self._misses.unknown, label="unknown")
         bring("tracker_clicks_missed_total", self._misses.closed, label="closed")
+        groups = self._recorder.counts
+        bring("tracker_postback_groups_total", groups.groups, label="committed")
+        bring("tracker_postback_groups_total", groups.retries, label="retried")
+        bring("tracker_postback_groups_total", groups.ambiguous_commits, label="ambiguous")
         bring("tracker_postbacks_quarantined_total", self._recorder.counts.quarantined)
         bring("tracker_postbacks_unjournalled_total", self._unjournalled.messages)
         bring("tracker_connections_refused_total", self._lanes.refused)

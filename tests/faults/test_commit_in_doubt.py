@@ -1,0 +1,42 @@
+"""The connection breaks around COMMIT: whether it was done nobody knows, and neither sending again nor leaving it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from demo_world import Database, own_database
+from postgres_fixtures import PostgresFactory
+from proxy import Fault, proxied_aside
+from tracker_process import until
+from trade import trading
+
+OF_CLICKS = b"PGCOPY"                # what their connection sends before COMMIT, and no other does
+OF_POSTBACKS = b"plan_cache_mode"
+HELD_SECONDS = 2.0
+
+
+@pytest.fixture
+def database(postgres_factory: PostgresFactory) -> Iterator[Database]:
+    with own_database(postgres_factory()) as started:
+        yield started
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize("action", ["swallow", "late"])
+def test_a_commit_without_an_answer(database: Database, tmp_path: Path, action: Any) -> None:
+    """Its reply is lost; or it arrives two seconds later, from a connection that everybody believes dead."""
+    with proxied_aside(database.dsn) as proxy, trading(proxy.dsn, tmp_path) as trade:
+        trade.goes_on()
+        for transaction in (OF_CLICKS, OF_POSTBACKS):
+            fault = proxy.fault = Fault("up", action, on=b"COMMIT", after=transaction)
+            until(fault.struck.is_set, "a COMMIT was sent")
+            trade.goes_on(HELD_SECONDS)
+            proxy.deliver(fault)
+        for counter in ("tracker_ship_batches_total", "tracker_postback_groups_total"):
+            until(partial(trade.counts, counter, "ambiguous", 1), f"{counter} tells the doubt")
+        trade.goes_on()
+        trade.assert_all_kept(database.dsn)
