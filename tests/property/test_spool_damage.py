@@ -9,6 +9,7 @@ from model_fs import ModelFs
 from spools import DIRECTORY, SPOOL_ID, a_log, failing, gaps, read_all, recover
 
 from tracker.storage.spool import frame_window
+from tracker.storage.spool.log import SpoolUnavailable
 from tracker.storage.spool.reader import Gap, LogReader
 from tracker.storage.spool.segments import DATA_START
 
@@ -37,7 +38,30 @@ async def test_a_live_reader_goes_on_when_rows_move_to_a_new_segment() -> None:
     assert read_all(reader, start=1) == {1: b"b", 2: b"c", 3: b"d"}
 
 
-def test_damage_in_a_live_log_is_a_gap_with_both_ends() -> None:
+@pytest.mark.fault(15)
+async def test_what_is_still_in_memory_is_no_gap_though_its_file_reads_as_zeros() -> None:
+    """After a failed sync the kernel may drop what it could not write, and a new file may not be had at once: the shipper
+    must wait for the rows, not count them as lost."""
+    fs = ModelFs()
+    log = a_log(fs)
+    reader = LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, log=log, fs=fs)
+    log.append([b"a"])
+    await log.sync()
+    synced_end = log.written.offset
+    log.append([b"b", b"c"])
+    fd = fs.open_read(DIRECTORY / "clicks-00000000.seg")
+    fs.pwrite(fd, bytes(log.written.offset - synced_end), synced_end)     # dropped
+    assert (read_all(reader), gaps(reader)) == ({0: b"a"}, [])
+    fs.fault = failing("fdatasync", *[OSError(errno.EIO, "planned failure")] * 2)
+    with pytest.raises(SpoolUnavailable):
+        await log.sync()
+    assert (read_all(reader), gaps(reader)) == ({0: b"a", 1: b"b", 2: b"c"}, [])     # in the file that the second try made
+    fs.fault = failing("")
+    await log.sync()
+    assert (read_all(reader), gaps(reader)) == ({0: b"a", 1: b"b", 2: b"c"}, [])
+
+
+async def test_damage_in_a_live_log_is_a_gap_with_both_ends() -> None:
     """The shipper counts missing rows as quarantined; without an end it would wait for them for ever."""
     fs = ModelFs()
     log = a_log(fs)
@@ -45,6 +69,7 @@ def test_damage_in_a_live_log_is_a_gap_with_both_ends() -> None:
     for number in range(4):
         log.append([b"%d" % number, b"x"])
         places.append(log.written.offset)
+    await log.sync()
     fd = fs.open_read(DIRECTORY / "clicks-00000000.seg")
     fs.pwrite(fd, b"\xff", places[0] + 30)  # in the second frame
     fs.pwrite(fd, b"\xff", places[2] + 30)  # in the last one

@@ -313,6 +313,11 @@ class Log:
         return Written._make(self._written)
 
     @property
+    def lost_below(self) -> int:
+        """Rows below this number are in the files or nowhere; the others are in memory too, until the disk has them."""
+        return self.synced_seq if self._durable else self.next_seq
+
+    @property
     def unsynced_bytes(self) -> int:
         """Bytes that a power cut would lose now."""
         return self._unsynced_bytes

@@ -97,6 +97,15 @@ class LogReader:
         A batch has at least one row, and else at most `max_rows` and `max_bytes`; it never spans two segments. Reading
         the same rows again is as cheap as reading on.
         """
+        found = self._find(next_seq, max_rows=max_rows, max_bytes=max_bytes)
+        if self._log is None or not isinstance(found, Gap):
+            return found
+        # What the writer has in memory is not lost: a file that could not be synced may read as zeros, and its rows come in
+        # a new segment.
+        end_seq = min(found.next_seq, self._log.lost_below)
+        return Gap(next_seq, end_seq, found.where) if end_seq > next_seq else None
+
+    def _find(self, next_seq: int, *, max_rows: int, max_bytes: int) -> Batch | Gap | None:
         written = self._log.written if self._log else None
         if written is not None:
             if next_seq >= written.next_seq:

@@ -1,0 +1,62 @@
+"""Two at one row at one moment: what the second decides, it decides from what the first has committed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from proxy import Fault, proxied
+from recording import SEED, assert_money_adds_up, edge, land, outcomes, owed, sale
+from shipping import assert_conserved, click_row, database, eventually, live_spool
+
+from tracker.domain.postback import Status
+from tracker.storage.conversions.store import apply_messages
+
+SOMEBODY_WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[Any]:
+    async with database(dsn) as connection:
+        await connection.execute(SEED)
+        yield connection
+
+
+@pytest.mark.fault(19, 20)
+async def test_a_decision_is_made_from_what_the_claim_found(dsn: str, db: Any, tmp_path: Path) -> None:
+    """Danger: an edge that reads, decides, and only then claims writes an approved sale over a reversal it never saw.
+
+    Most such races end in a key of the ledger that is taken; this one does not, since a repeated approval writes no entry.
+    """
+    click = await land(db)
+    async with edge(dsn, tmp_path) as shop, database(dsn) as other_edge:
+        assert "recorded" == (await shop.post(sale(click))).status
+        async with other_edge.transaction():
+            reversal = replace(sale(None, amount=None, currency=None, status=Status.REVERSED), message_id=b"r" * 16)
+            assert ["updated"] == [answer.status for answer in (await apply_messages(other_edge, [reversal])).values()]
+            sent = asyncio.ensure_future(shop.post(sale(click, status=Status.APPROVED)))
+            await eventually(lambda: db.fetchval(SOMEBODY_WAITS))
+        assert "duplicate" == (await sent).status
+    assert ("reversed", Decimal(0)) == tuple(await db.fetchrow("SELECT status, commission_owed FROM conversion_state"))
+    assert Decimal(0) == await owed(db)
+    assert {"recorded": 1, "updated": 1, "duplicate": 1} == await outcomes(db)
+    await assert_money_adds_up(db)
+
+
+@pytest.mark.fault(9)
+async def test_a_mark_is_read_after_the_commit_that_was_still_on_its_way(dsn: str, tmp_path: Path) -> None:
+    """Danger: a mark read without its lock is the old one while the lost connection's COMMIT arrives: all would be sent again."""
+    async with proxied(dsn) as proxy, database(dsn) as db, live_spool(tmp_path) as spool:
+        spool.append([click_row() for _ in range(3)])
+        shipper = spool.shipper(proxy.dsn)
+        await shipper._claimed()
+        fault = proxy.fault = Fault("up", "late", on=b"COMMIT")
+        draining = asyncio.create_task(shipper.drain(20))
+        await eventually(lambda: db.fetchval(SOMEBODY_WAITS))
+        fault.deliver.set()
+        assert await draining
+        assert (1, 0, 3) == (shipper.counts.ambiguous_commits, shipper.counts.duplicates, shipper.counts.rows)
+        await assert_conserved(db, spool.spool_id, 3)

@@ -1,0 +1,194 @@
+"""The bugs that test_planted_bugs.py plants: each a mistake that somebody in this trade has shipped (RELIABILITY section 1).
+
+An edit replaces a text that stands once in its file, as short as it can be while it stands once. When a file changes so that
+it no longer does, the test says so, and the mistake is written anew for what stands there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+
+class Edit(NamedTuple):
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """`tests` must each fail, saying `says` (a regular expression): else they are red for another reason than the bug.
+
+    `quick` ones run in CI, all in `nightly`.
+    """
+
+    name: str
+    mistake: str
+    edits: tuple[Edit, ...]
+    tests: tuple[str, ...]
+    says: str = "assert"
+    quick: bool = False
+
+
+ACK: Final = "tests/faults/test_ack_rule.py"
+CLAIMS: Final = "tests/faults/test_claims.py"
+SPOOL_FAULTS: Final = "tests/property/test_spool_faults.py"
+LANE_SPOOL: Final = "tests/integration/test_lane_spool.py"
+SHIPPER_TESTS: Final = "tests/integration/test_shipper.py"
+ADVERSITY: Final = "tests/integration/test_shipper_adversity.py"
+RECORDER_TESTS: Final = "tests/integration/test_recorder.py"
+ORDER: Final = "tests/property/test_order.py"
+SECRETS: Final = "tests/unit/test_constant_time.py"
+
+CLICK_STORE: Final = "tracker/storage/clicks/store.py"
+STORE: Final = "tracker/storage/conversions/store.py"
+CURSOR: Final = "tracker/storage/spool/cursor.py"
+
+# Texts that more than one edit speaks of.
+PLAIN_END: Final = "    await cursor.commit(connection)\n    return Stored(batch.first_seq + len(batch), stored=len(batch))"
+PLAIN_ADVANCE: Final = "    await cursor.advance(connection, batch.first_seq, stored=len(batch))\n"
+CLAIMING: Final = "await connection.fetch(sql.CLAIM, *columns((key_parts(keys[id_]) for id_ in sorted(keys)), 6))"
+
+BUGS: Final = (
+    # Ack before write
+    Bug(
+        "answer before the write", "the redirect leaves before its row is written",
+        (Edit("tracker/web/desk.py", "self.redirector.commit()",
+              "_deliver(answers)\n            answers = []\n            self.redirector.commit()"),),
+        (f"{ACK}::test_no_answer_leaves_when_the_write_does_not_return",), "acknowledged, and not written",
+        quick=True,
+    ),
+    Bug(
+        "answer before the sync", "with TRACKER_SYNC=always the redirect leaves before the disk has its row",
+        (Edit("tracker/web/desk.py", "await sync()", "_deliver(answers)\n                    answers = []\n"
+              "                    await sync()"),),
+        (f"{LANE_SPOOL}::test_in_mode_always_no_answer_leaves_before_its_sync",
+         f"{LANE_SPOOL}::test_in_mode_always_answers_keep_their_order"), "closed, or an answer",
+    ),
+    Bug(
+        "a short write is a write", "an append counts though only part of the frame was written",
+        (Edit("tracker/storage/spool/fsops.py", "if count == len(rest):", "if count:"),),
+        (f"{SPOOL_FAULTS}::test_short_and_interrupted_writes_are_finished",),
+    ),
+    Bug(
+        "queued before the sync", "a postback is called kept while it is in memory only",
+        (Edit("tracker/web/postback_intake.py", "synced = None in committed and await self._sync(give_up_at + SYNC_SECONDS)",
+              "synced = None in committed"),),
+        ("tests/integration/test_postback_door.py::test_while_postgres_is_away_messages_are_queued_and_synced[18]",
+         "tests/integration/test_postback_door.py::test_a_journal_that_cannot_be_synced_promises_nothing[18]"),
+    ),
+    Bug(
+        "fsync tried again", "after an fsync error the same file is synced again and believed",
+        (Edit("tracker/storage/spool/log.py", "                self._distrust()\n                error", "                error"),),
+        ("tests/property/test_spool_crash_points.py::test_a_crash_between_any_two_operations_keeps_every_promise[failing_sync]",),
+        "lost", quick=True,
+    ),
+    # Cursor outside the transaction
+    Bug(
+        "cursor before its rows", "the mark is committed, then the rows",
+        (Edit(CLICK_STORE, PLAIN_ADVANCE,
+              PLAIN_ADVANCE + '    await connection.execute("COMMIT")\n    await connection.execute("BEGIN")\n'),),
+        (f"{ADVERSITY}::test_a_commit_whose_answer_is_lost_is_not_repeated[18]",), quick=True,
+    ),
+    Bug(
+        "rows before their cursor", "the rows are committed, then the mark",
+        (Edit(CLICK_STORE, PLAIN_ADVANCE, ""),
+         Edit(CLICK_STORE, PLAIN_END,
+              '    await connection.execute("COMMIT")\n    await connection.execute("BEGIN")\n' + PLAIN_ADVANCE + PLAIN_END)),
+        (f"{ADVERSITY}::test_a_zombie_that_commits_late_stores_nothing_twice[18]",),
+    ),
+    Bug(
+        "no FOR UPDATE", "the mark is read without its lock, and moved from wherever it is",
+        (Edit(CURSOR, '"SELECT next_seq FROM spool_cursors WHERE spool_id = $1 AND log = $2 FOR UPDATE"',
+              '"SELECT next_seq FROM spool_cursors WHERE spool_id = $1 AND log = $2"'),
+         Edit(CURSOR, "AND next_seq = $3 AND writer_pid = pg_backend_pid() AND writer_start = $4\n\"\"\"\n_TOUCH",
+              "AND $3::bigint >= 0 AND writer_pid = pg_backend_pid() AND writer_start = $4\n\"\"\"\n_TOUCH")),
+        (f"{CLAIMS}::test_a_mark_is_read_after_the_commit_that_was_still_on_its_way",),
+    ),
+    Bug(
+        "journal's cursor before its messages", "a journal's mark is committed, then what its messages come to",
+        (Edit("tracker/storage/conversions/group_commit.py", "            answers = await apply(",
+              "            await mark.commit(connection)\n"
+              "            await connection.execute(_BEGIN_GROUP.format(part.patience_ms))\n            answers = await apply("),),
+        (f"{RECORDER_TESTS}::test_a_connection_cut_anywhere_in_the_exchange_records_each_once[18]",),
+    ),
+    # Decide before claim
+    Bug(
+        "decide before claim", "a group reads and decides, and only then claims its keys",
+        (Edit(STORE, "rows = " + CLAIMING,
+              'rows = await connection.fetch("SELECT * FROM conversion_state WHERE conversion_id = ANY($1::uuid[])",\n'
+              "                                  [UUID(bytes=id_) for id_ in keys])"),
+         Edit(STORE, "    firsts = [", f"    {CLAIMING}\n    firsts = [")),
+        (f"{CLAIMS}::test_a_decision_is_made_from_what_the_claim_found",), "reversed", quick=True,
+    ),
+    # Unlink before commit
+    Bug(
+        "confirmed before the commit", "segments count as shipped when they are sent",
+        (Edit("tracker/storage/clicks/shipper.py", "        stored = await self._store(connection, found",
+              "        self._confirmed(found.next_seq)\n        stored = await self._store(connection, found"),),
+        ("tests/faults/test_unlink_after_commit.py::test_a_segment_stays_while_the_commit_of_its_rows_is_in_doubt",),
+        "unlinked before its rows were committed",
+    ),
+    Bug(
+        "unlink before commit", "a segment goes when its time is over, shipped or not",
+        (Edit("tracker/storage/spool/log.py",
+              "if segment.fd >= 0 or max(segment.end_seq, successor.first_seq) > self.confirmed_seq:", "if segment.fd >= 0:"),),
+        (f"{SPOOL_FAULTS}::test_shipped_segments_are_kept_for_their_time_from_the_day_they_were_shipped",
+         f"{SPOOL_FAULTS}::test_segments_that_postgres_lost_again_are_kept_however_scarce_space_is"), quick=True,
+    ),
+    Bug(
+        "a dead spool removed unshipped", "a directory is deleted without a look at what PostgreSQL has of it",
+        (Edit("tracker/storage/spool/dead_spool.py", "if reader.end_seq() > cursor:", "if reader.end_seq() < 0:"),),
+        ("tests/unit/test_spool_directories.py::test_both_logs_come_back_from_a_dead_spool_and_only_then_may_it_be_removed",),
+        "DID NOT RAISE",
+    ),
+    # Float money
+    Bug(
+        "float money", "a commission is computed in binary fractions",
+        (Edit("tracker/domain/money.py", "return _CONTEXT.multiply(amount, rate).scaleb(-2, context=_CONTEXT)",
+              "return Decimal(float(amount) * float(rate) / 100)"),),
+        ("tests/unit/test_money.py::test_percentages_are_exact_whatever_the_process_wide_context_says",), quick=True,
+    ),
+    Bug(
+        "float amounts", "an amount goes through a float on its way in",
+        (Edit("tracker/domain/money.py", "        return Decimal(text)\n", "        return Decimal(float(text))\n"),),
+        ("tests/unit/test_money.py::test_plain_decimals_are_amounts",),
+    ),
+    # == on tokens
+    Bug(
+        "== on tokens", "secrets are compared byte by byte, as far as they agree",
+        (Edit("tracker/domain/click_id.py", "not hmac.compare_digest(blake2b(head, key=key, digest_size=5).digest(), mac)",
+              "blake2b(head, key=key, digest_size=5).digest() != mac"),
+         Edit("tracker/web/postback_auth.py", "hmac.compare_digest(made.encode(), shown)", "made.encode() == shown"),
+         Edit("tracker/storage/catalog/memory.py", "hmac.compare_digest(kept, digest)", "kept == digest"),
+         Edit("tracker/web/admin.py", "not hmac.compare_digest(given, self._token)", "given != self._token")),
+        (f"{SECRETS}::test_the_mac_of_a_click_id", f"{SECRETS}::test_the_signature_of_a_postback",
+         f"{SECRETS}::test_the_token_of_a_postback", f"{SECRETS}::test_the_admin_token"), "assert|not enough values", quick=True,
+    ),
+    # "No partition" taken for poison
+    Bug(
+        "no partition taken for poison", "a row whose day has no partition is called a bad row",
+        (Edit("tracker/storage/clicks/copy_errors.py", "return Fault.NO_PARTITION", "return Fault.POISON"),),
+        ("tests/unit/test_copy_errors.py::test_a_check_is_poison_by_name_and_a_missing_partition_without",), quick=True,
+    ),
+    Bug(
+        "strays quarantined", "a row whose day has no partition is put aside as a bad row",
+        (Edit("tracker/storage/clicks/copy_errors.py", "return Fault.NO_PARTITION", "return Fault.POISON"),
+         Edit(CLICK_STORE, 'homes["clicks" if covers(bounds, click_id) else "clicks_stray"]', 'homes["clicks"]')),
+        (f"{SHIPPER_TESTS}::test_rows_without_a_partition_become_strays[18]",),
+    ),
+    # Statuses ordered by arrival
+    Bug(
+        "statuses by arrival", "the status that arrived last is the status",
+        (Edit("tracker/domain/conversion.py", "untimed = _highest(untimed, message.status)", "untimed = message.status"),),
+        (f"{ORDER}::test_every_small_history_ends_the_same_in_every_order",), quick=True,
+    ),
+    Bug(
+        "timed statuses by arrival", "of two statuses with a time the one that arrived last counts, not the later one",
+        (Edit("tracker/domain/conversion.py", "timed = _highest(timed, Timed(message.ts_ms, message.status))",
+              "timed = Timed(message.ts_ms, message.status)"),),
+        (f"{ORDER}::test_every_small_history_ends_the_same_in_every_order",
+         f"{ORDER}::test_any_order_and_repetition_of_agreeing_messages_ends_the_same"),
+    ),
+)
