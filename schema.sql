@@ -226,6 +226,38 @@ BEGIN
     END LOOP;
     RETURN made;
 END $$;
+-- The other end, for retention: drops whole days before `before`; how many. Their statistics and their money stay.
+CREATE OR REPLACE FUNCTION drop_click_partitions(before date) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    dropped integer := 0;
+    part regclass;
+BEGIN
+    IF before > (now() AT TIME ZONE 'UTC')::date - 7 THEN       -- as long as journals are kept: these days may yet be refilled
+        RAISE EXCEPTION 'the last 7 days of clicks are kept' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR part IN
+        SELECT c.oid FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'clicks'::regclass
+           AND substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid
+               <= click_id_floor(before::timestamp AT TIME ZONE 'UTC')
+    LOOP
+        EXECUTE format('DROP TABLE %s', part);
+        dropped := dropped + 1;
+    END LOOP;
+    RETURN dropped;
+END $$;
+
+-- Making and dropping days is the owner's right; control and retention have it through these two and no further
+-- (`tracker db roles`). A search path of their own, so that no caller's temporary table stands in for ours.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['ensure_click_partitions(date, integer)', 'drop_click_partitions(date)'] LOOP
+        EXECUTE format('ALTER FUNCTION %s SECURITY DEFINER SET search_path = %I, pg_temp', name, current_schema());
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', name);
+    END LOOP;
+END $$;
 SELECT ensure_click_partitions((now() AT TIME ZONE 'UTC')::date - 1, 32);
 
 -- 15-minute statistics. Shippers append to click_stats_new in the transaction that stores the clicks (no hot counter row);
@@ -452,3 +484,21 @@ CREATE TABLE IF NOT EXISTS job_leases (                    -- any number of cont
     holder      text NOT NULL,
     expires_at  timestamptz NOT NULL
 );
+
+
+-- ── Views for reports: nothing in them says who a visitor or customer is ───────────────────────────────────────────────
+-- The role `reporter` reads these and the two views of statistics; never an address, a message or a secret.
+
+CREATE OR REPLACE VIEW report_clicks AS
+    SELECT click_id, click_time(click_id) AS clicked_at, link_id, link_version, program_id, partner_id, flags, channel, country,
+           device, os, browser, referrer, sub1, sub2, sub3, sub4, sub5, sub6, sub7, sub8, sub9, sub10, ext
+      FROM clicks;
+CREATE OR REPLACE VIEW report_conversions AS
+    SELECT conversion_id, program_id, event, txid, status, amount, currency, click_id, link_id, coupon, partner_id, credit,
+           credit_reason, sold_at, commission_owed, commission_currency, test, unconfirmed, created_at, updated_at
+      FROM conversion_state;
+CREATE OR REPLACE VIEW report_ledger AS
+    SELECT conversion_id, entry, program_id, partner_id, amount, currency, reason, at FROM ledger;
+CREATE OR REPLACE VIEW report_names AS                     -- what the numbers in the others are called
+    SELECT l.link_id, l.slug AS link, l.program_id, p.slug AS program, l.partner_id, a.slug AS partner
+      FROM links AS l JOIN programs AS p USING (program_id) JOIN partners AS a USING (partner_id);

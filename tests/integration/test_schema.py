@@ -24,7 +24,7 @@ async def test_the_schema_is_applied_once_and_matches_itself(empty_dsn: str) -> 
     [
         ("ALTER TABLE ledger DROP CONSTRAINT ledger_pkey", "missing: ledger constraint PRIMARY KEY (conversion_id"),
         ("ALTER TABLE clicks ADD COLUMN extra integer", "not in schema.sql: clicks column extra integer"),
-        ("ALTER TABLE conversion_state ALTER commission_owed TYPE double precision", "double precision"),
+        ("ALTER TABLE ledger DROP amount CASCADE; ALTER TABLE ledger ADD amount double precision", "double precision"),
         ("DROP TRIGGER append_only ON ledger", "missing: ledger trigger CREATE TRIGGER append_only"),
         ("DROP INDEX coupons_code", "missing: coupons index CREATE UNIQUE INDEX coupons_code"),
         ("DROP VIEW click_statistics", "missing: click_statistics view as"),

@@ -1,7 +1,8 @@
-"""`tracker db`: schema.sql into a database, and what a database lacks of it."""
+"""`tracker db`: schema.sql into a database, what a database lacks of it, and who may do what in it."""
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 import click
@@ -52,3 +53,14 @@ def check(data: Path | None) -> None:
     if differences:
         raise SystemExit(1)
     click.echo("the database is as schema.sql says")
+
+
+@db.command()
+def roles() -> None:
+    """Print the database roles and their grants, as SQL for psql; applied again, it changes nothing.
+
+    \b
+    Example:
+      tracker db roles | psql --set ON_ERROR_STOP=1 postgresql://admin@db/tracker
+    """
+    click.echo(resources.files("tracker.storage").joinpath("roles.sql").read_text(), nl=False)
