@@ -133,7 +133,7 @@ def decide(control: TrackerProcess, conversion_id: str) -> None:
 def let_a_sale_wait(dsn: str, edge: TrackerProcess) -> None:
     """A sale before its click: pending, then resolved by control when the row lands."""
     maker = ClickIdMaker(keyring=KEYRING, worker=9, random_counter=lambda: 7)
-    uuid, token = maker.make(time.time_ns() // 1_000_000, 1, encode(1, 6))
+    uuid, token = maker.make(time.time_ns() // 1_000_000, 1)
     answer = postback(edge.public_port, click_id=token.decode(), txid="A-2", amount="20")
     assert "pending_click" == answer.said["status"]
     land(dsn, uuid)
