@@ -22,7 +22,7 @@ from shipping import click_id, click_row, database, eventually, live_spool, nul_
 from tracker_process import KEYRING, TrackerProcess, run_tracker, running, tracker_environ, until
 from visitor import click, postback
 
-from tracker.domain.click_id import ClickIdMaker, encode
+from tracker.domain.click_id import ClickIdMaker
 from tracker.storage.postgres import PostgresError, connect
 from tracker.storage.spool.cursor import SpoolCursor
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from tracker.domain.text import storable
+
 PARAMETER_LIMIT = 64     # parameters kept
 NAME_LIMIT = 64          # bytes
 VALUE_LIMIT = 1024       # bytes
@@ -71,15 +73,9 @@ def parse_visit_query(raw: bytes) -> VisitQuery:
 
 
 def _clean(raw: bytes, limit: int) -> tuple[bytes, bool]:
-    """Unescape; then storable UTF-8 of at most `limit` bytes, and whether that changed more than the escapes."""
-    value = raw
-    if _PLUS in value:
-        value = value.replace(b"+", b" ")
-    if _PERCENT in value:
-        value = unquote_to_bytes(value)
-    if len(value) <= limit and _NUL not in value and value.isascii():
-        return value, False
-    text = value.decode("utf-8", "replace").replace("\0", "\ufffd").encode()
-    if len(text) > limit:
-        text = text[:limit].decode("utf-8", "ignore").encode()
-    return text, text != value
+    """Unescape; then what may be stored of it, and whether that changed more than the escapes."""
+    if _PLUS in raw:
+        raw = raw.replace(b"+", b" ")
+    if _PERCENT in raw:
+        raw = unquote_to_bytes(raw)
+    return storable(raw, limit)

@@ -17,6 +17,7 @@ import ua_parser
 from aiohttp import web
 from ua_parser_rs import UserAgentExtractor
 
+from tracker.domain.text import storable
 from tracker.storage.clicks.rows import BOT, CLEANED, NULL, inet, text
 from tracker.storage.countries import Countries
 
@@ -52,16 +53,6 @@ class Memo(dict[K, V], Generic[K, V]):
         return value
 
 
-def clean(raw: bytes, limit: int) -> tuple[bytes, bool]:
-    """Storable UTF-8 of at most `limit` bytes, and whether anything had to change: NUL and invalid bytes become U+FFFD."""
-    if raw.isascii() and b"\0" not in raw and len(raw) <= limit:
-        return raw, False
-    out = raw.decode("utf-8", "replace").replace("\0", "\ufffd").encode()
-    if len(out) > limit:
-        out = out[:limit].decode("utf-8", "ignore").encode()
-    return out, out != raw
-
-
 class Agent(NamedTuple):
     """A user agent's part of the row: its flags, the column device, and those of os, browser and user_agent."""
 
@@ -76,7 +67,7 @@ _DESKTOP = {"Windows", "Mac OS X", "Linux", "Ubuntu", "Fedora", "Debian", "Chrom
 
 def judge_agent(raw: bytes) -> Agent:
     """From the User-Agent header. None given is a bot's way: every browser sends one."""
-    kept, changed = clean(raw, USER_AGENT_LIMIT)
+    kept, changed = storable(raw, USER_AGENT_LIMIT)
     flags = CLEANED if changed else 0
     if not kept:
         return Agent(flags | BOT, text(b"bot"), NULL + NULL + NULL)
@@ -100,7 +91,7 @@ def judge_agent(raw: bytes) -> Agent:
 
 def _name(family: str | None) -> bytes | None:
     """Some families are the user agent's own words: cut between characters, since half a character cannot be stored."""
-    return clean(family.encode(), NAME_LIMIT)[0] if family else None
+    return storable(family.encode(), NAME_LIMIT)[0] if family else None
 
 
 class Referrer(NamedTuple):
@@ -136,7 +127,7 @@ _NETWORK_OF_HOST = {host: name.encode() for name, hosts in _NETWORKS.items() for
 
 def judge_referrer(raw: bytes) -> Referrer:
     """From the Referer header (sic); android-app: referrers of the networks' apps are not told apart."""
-    kept, changed = clean(raw, REFERRER_LIMIT)
+    kept, changed = storable(raw, REFERRER_LIMIT)
     try:
         host = (urlsplit(kept.decode()).hostname or "").rstrip(".")
     except ValueError:
