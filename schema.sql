@@ -188,7 +188,7 @@ CREATE TABLE IF NOT EXISTS clicks (
     link_version  integer NOT NULL,                        -- link_versions says what that was
     program_id    integer NOT NULL,
     partner_id    integer NOT NULL,
-    flags         integer NOT NULL,                        -- 1 bot · 2 prefetch · 4 HEAD · 8 test · 16 cleaned or cut · 32 sent to the fallback · 64 beacon (POST)
+    flags         integer NOT NULL,                        -- 1 bot · 2 prefetch · 4 HEAD · 8 test · 16 cleaned or cut · 32 sent to the fallback · 64 beacon (POST) · 128 one of a flood
     channel       text,                                    -- link's, else utm_source, else the referrer's social network
     country       text,                                    -- ISO 3166 alpha-2, when a GeoIP file is given
     device        text,                                    -- desktop, mobile, tablet, bot, other

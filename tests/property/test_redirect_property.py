@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from ipaddress import ip_network
 from itertools import count
 from urllib.parse import urlsplit
@@ -14,12 +15,12 @@ from hypothesis import strategies as st
 from lane_server import KEYRING, LINKS, Counts, make_link
 
 from tracker.domain.click_id import ClickIdMaker
-from tracker.storage.clicks.rows import CLEANED, HEAD, PREFETCH, TEST
+from tracker.storage.clicks.rows import CLEANED, FLOOD, HEAD, PREFETCH, TEST
 from tracker.storage.spool.spool import SpoolUnavailable
 from tracker.web.agents import KEY_LIMIT, REFERRER_LIMIT, USER_AGENT_LIMIT, Memo, Places, judge_agent, judge_referrer
 from tracker.web.click_route import split_target
 from tracker.web.framing import Visit
-from tracker.web.redirect import LOCATION_LIMIT, Redirector
+from tracker.web.redirect import FLOOD_CLICKS, FLOOD_MS, LOCATION_LIMIT, Redirector
 
 NOW_MS = 1_795_305_600_000
 PROXIES = [ip_network("127.0.0.0/8")]
@@ -158,6 +159,28 @@ def test_visitors_are_told_apart_by_address_and_agent_and_only_for_a_day() -> No
     assert 3 == len({first, visitor("192.0.2.2", b"a"), visitor("192.0.2.1", b"b")})
     now[0] += 86_400_000
     assert first != visitor("192.0.2.1", b"a")
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from(["192.0.2.1", "192.0.2.2"]), st.sampled_from([b"open", b"plain"]), st.integers(0, 120),
+    st.sampled_from([0, 0, 1, FLOOD_MS // 2, FLOOD_MS])), max_size=8))
+def test_a_flood_is_flagged_from_its_hundred_and_first_click_on(bursts: list[tuple[str, bytes, int, int]]) -> None:
+    """Who clicks a link a thousand times is paid for no visitor by whoever reads the flags; nobody else is blamed for it."""
+    log, counts = Log(), Counts()
+    made = redirector(log, counts)
+    now, until, seen = NOW_MS, 0, Counter[tuple[str, bytes]]()
+    expected = []
+    for ip, slug, times, pause in bursts:
+        now += pause
+        if now >= until:
+            seen, until = Counter(), now + FLOOD_MS
+        for _ in range(times):
+            made.begin(now)
+            made.click(LINKS[slug], Visit(slug, b"", b"", b"", head=False, prefetch=False, beacon=False), PLACES.of(ip, b""))
+            made.commit()
+            seen[ip, slug] += 1
+            expected.append(seen[ip, slug] > FLOOD_CLICKS)
+    assert expected == [bool(decode_row(row)["flags"] & FLOOD) for row in log.rows]
 
 
 def test_a_memo_never_grows_beyond_its_limit() -> None:

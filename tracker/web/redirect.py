@@ -13,13 +13,28 @@ from typing import Protocol
 from tracker.domain.click_id import ClickIdMaker, sub_key
 from tracker.domain.link import CHANNEL_LIMIT, Link, Template, passed_query, percent_encode
 from tracker.storage.clicks.query_columns import NO_QUERY, take_query
-from tracker.storage.clicks.rows import BEACON, CLEANED, FALLBACK, FLAGS, HEAD, NULL, PREFETCH, ROW_HEAD, TEST, VISITOR_HEAD, text
+from tracker.storage.clicks.rows import (
+    BEACON,
+    CLEANED,
+    FALLBACK,
+    FLAGS,
+    FLOOD,
+    HEAD,
+    NULL,
+    PREFETCH,
+    ROW_HEAD,
+    TEST,
+    VISITOR_HEAD,
+    text,
+)
 from tracker.storage.spool.spool import SpoolUnavailable
-from tracker.web.agents import Agent, Memo, Place, Referrer, judge_agent, judge_referrer
+from tracker.web.agents import MEMO_LIMIT, Agent, Memo, Place, Referrer, judge_agent, judge_referrer
 from tracker.web.framing import Visit
 
 LOCATION_LIMIT = 3500      # bytes: the whole answer fits the 4 KiB that nginx takes by default, so no query can make a 502
 DAY_MS = 86_400_000
+FLOOD_CLICKS = 100         # of one address on one link in FLOOD_MS: no person, no household; at most an office behind one address
+FLOOD_MS = 10_000
 
 
 class ClickLog(Protocol):
@@ -53,6 +68,8 @@ class Redirector:
         self._agents: Memo[bytes, Agent] = Memo(judge_agent, length=len)
         self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer, length=len)
         self._sources: Memo[bytes, bytes] = Memo(_channel_of, length=len)
+        self._lately: dict[tuple[int, bytes], int] = {}      # clicks by link and address, forgotten every FLOOD_MS or when full
+        self._lately_until_ms = 0
         self._now_ms = 0
         self._spooled = True
         self._rows: list[bytes] = []
@@ -62,6 +79,9 @@ class Redirector:
         """The clicks until `commit` share this moment, and whether the spool can be written."""
         self._now_ms = now_ms
         self._spooled = self._log.available
+        if now_ms >= self._lately_until_ms or len(self._lately) > MEMO_LIMIT:
+            self._lately.clear()
+            self._lately_until_ms = now_ms + FLOOD_MS
 
     def click(self, link: Link, visit: Visit, place: Place) -> bytes | None:
         """Take one visit of a known link, and say where it is sent. None: paused or expired, and no fallback (410); no row then."""
@@ -92,6 +112,10 @@ class Redirector:
                 flags |= TEST
         if link.channel:
             channel = text(link.channel.encode())
+        comer = (link.link_id, address)
+        clicks = self._lately[comer] = self._lately.get(comer, 0) + 1
+        if clicks > FLOOD_CLICKS:
+            flags |= FLOOD
         click_id, token = self._ids.make(now_ms, link.link_id, test=flags & TEST != 0, not_spooled=not self._spooled)
         visitor = (self._visitor_hash if now_ms < self._visitor_until_ms else self._new_visitor_hash(now_ms)).copy()
         visitor.update(address + b"\0" + user_agent)

@@ -27,13 +27,13 @@ CLICK_COLUMNS: Final = (
     Column("query", _JSONB),
 )
 
-BOT, PREFETCH, HEAD, TEST, CLEANED, FALLBACK, BEACON = 1, 2, 4, 8, 16, 32, 64     # bits of `flags`
+BOT, PREFETCH, HEAD, TEST, CLEANED, FALLBACK, BEACON, FLOOD = 1, 2, 4, 8, 16, 32, 64, 128     # bits of `flags`
 
 NULL: Final = b"\xff\xff\xff\xff"
 LENGTH: Final = tuple(n.to_bytes(4, "big") for n in range(2049))     # no text of a click is longer
 ROW_HEAD: Final = len(CLICK_COLUMNS).to_bytes(2, "big") + LENGTH[16]     # then the click id's 16 bytes
 VISITOR_HEAD: Final = LENGTH[8]                                          # then the visitor's 8
-FLAGS: Final = tuple(LENGTH[4] + flags.to_bytes(4, "big") for flags in range(2 * BEACON))      # the column, by its value
+FLAGS: Final = tuple(LENGTH[4] + flags.to_bytes(4, "big") for flags in range(2 * FLOOD))      # the column, by its value
 
 
 def text(value: bytes | None) -> bytes:
