@@ -88,6 +88,7 @@ FAMILIES: Final = (
     Family("tracker_clock_offset_seconds", "gauge", "This machine's clock less PostgreSQL's, the greatest of all processes."),
     Family("tracker_ready", "gauge", "Worker processes that are ready: catalog loaded, spool writable, not draining."),
     Family("tracker_workers", "gauge", "Worker processes running."),
+    Family("tracker_secret_reloads_total", "counter", "Secrets taken anew from their files, each process counted."),
     Family("tracker_worker_restarts_total", "counter", "Workers that died and were replaced."),
     Family("tracker_event_loop_lag_seconds", "gauge", "How late a timer last fired, the greatest of all processes."),
 )

@@ -1,4 +1,5 @@
-"""Every setting: its name, its meaning, its default, and how its text becomes a value. Read once, checked together.
+"""Every setting: its name, its meaning, its default, and how its text becomes a value. Read once, checked together; what
+may change while the service runs (secrets given as files) is asked for again by app/live_secrets.py.
 
 The fields of `Settings` are the one table; parsing, `tracker config`, `--help` and the README's list all come from it.
 A start that finds mistakes reports all of them at once, because each restart of a deployment costs minutes.
@@ -154,6 +155,7 @@ class Settings:
         values="debug, info, warning, error", default="info", value="info",
     )
     warnings: tuple[Mistake, ...] = ()  # names this version does not know, where they are not refused
+    secret_files: Mapping[str, str] = field(default_factory=dict, compare=False)  # by field: where a secret came from
 
     @classmethod
     def read(cls, environ: Mapping[str, str], *, role: Role) -> Settings:
@@ -175,7 +177,7 @@ class Settings:
                     mistakes.append(Mistake(row.name, why))
             except ValueError as exc:
                 mistakes.append(Mistake(row.name, str(exc)))
-        settings = cls(**given, warnings=tuple(unknown))
+        settings = cls(**given, warnings=tuple(unknown), secret_files=_secret_files(environ))
         if settings.port == settings.admin_port != 0:
             why = f"{settings.admin_port} is the public port as well; give another, the admin port is never public"
             mistakes.append(Mistake("TRACKER_ADMIN_PORT", why))
@@ -184,6 +186,11 @@ class Settings:
         if mistakes:
             raise SettingsError(tuple(mistakes))
         return settings
+
+    def reread(self, field_name: str) -> Any | None:
+        """What the file of a secret holds now; None: it came from no file. Raises ValueError: why it cannot be used."""
+        file, row = self.secret_files.get(field_name), _rows()[field_name]
+        return None if file is None else row.parse(_secret_from(file, f"{row.name}_FILE"))
 
 
 def settings_table() -> list[Setting]:
@@ -229,6 +236,11 @@ def _unknown(environ: Mapping[str, str]) -> list[Mistake]:
         hint = f"did you mean {close[0]}?" if close else "remove it, or see `tracker config show` for all names"
         out.append(Mistake(printable(name), f"no such setting; {hint}"))
     return out
+
+
+def _secret_files(environ: Mapping[str, str]) -> dict[str, str]:
+    given = {name: environ.get(f"{row.name}_FILE", "").strip() for name, row in _rows().items() if row.secret}
+    return {name: file for name, file in given.items() if file}
 
 
 def _text(row: Setting, environ: Mapping[str, str]) -> str:

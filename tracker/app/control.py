@@ -15,6 +15,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from tracker.app.live_secrets import SECRETS_SECONDS, SecretFile
 from tracker.domain.postback import Status
 from tracker.jobs.lease import Lease
 from tracker.jobs.partitions import EVERY_SECONDS as PARTITIONS_SECONDS
@@ -62,7 +63,9 @@ class Control:
         """Begin the jobs. PostgreSQL may be away: then they wait, and the API says so."""
         self._pool = await create_pool(self._dsn, max_size=POOL_SIZE)
         if self._settings.admin_token:
-            self.api = AdminApi(Store(self._pool), admin_token=self._settings.admin_token, decide=self._decide).application()
+            api = AdminApi(Store(self._pool), admin_token=self._settings.admin_token, decide=self._decide)
+            self.api = api.application()
+            self._tasks.append(asyncio.create_task(self._for_ever("admin token", partial(self._keep_token, api))))
         pending = PendingJob(self._dsn, self._holder)
         for name, work in (
             ("partitions", partial(self._run_job, "partitions", PARTITIONS_SECONDS, keep_partitions)),
@@ -95,6 +98,17 @@ class Control:
             return await decide_conversion(connection, conversion_id, status, reason)
         finally:
             connection.terminate()
+
+    async def _keep_token(self, api: AdminApi) -> None:
+        """The admin token as its file has it."""
+        file = SecretFile(self._settings, "admin_token")
+        while True:
+            await asyncio.sleep(SECRETS_SECONDS)
+            token = file.changed()
+            if token is not None:
+                api.use_token(token)
+                log.info("the admin token was taken anew")
+                self._page.add("tracker_secret_reloads_total")
 
     async def _run_job(self, name: str, every_seconds: float, job: Callable[[Connection], Awaitable[object]]) -> None:
         """Do it again and again while the lease is ours. These jobs do no harm when done twice at once: the lease saves work."""

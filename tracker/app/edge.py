@@ -23,8 +23,8 @@ from aiohttp import web
 
 from tracker.app.counting import VisitCounts
 from tracker.app.edge_metrics import EdgeMetrics
+from tracker.app.live_secrets import SECRETS_SECONDS, LiveKeys
 from tracker.app.numbers import NumberTakenError, keep_number, take_number
-from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.metrics import Page
 from tracker.settings import Settings
 from tracker.storage.catalog.catalog import Catalog
@@ -86,7 +86,7 @@ class Edge:
         settings, loop = self._settings, asyncio.get_running_loop()
         descriptors = _raise_descriptor_limit()
         settings.spool_dir.mkdir(parents=True, exist_ok=True)
-        keyring = Keyring(settings.secret_keys)
+        keys = LiveKeys(settings, taken=lambda: self._page.add("tracker_secret_reloads_total"))
         self._spool_id = secrets.randbits(62) + 1
         self._number = await take_number(self._dsn, settings.spool_dir, self._spool_id)
         self._spool = Spool.create(
@@ -118,15 +118,15 @@ class Edge:
         self._desk = Desk(
             Redirector(
                 links=self._catalog.links,
-                ids=ClickIdMaker(keyring=keyring, worker=self._number, random_counter=_random_counters().__next__),
-                visitor_secret=keyring.signing_secret, log=_ClickLog(self._spool.clicks, self._shipper.wake),
+                ids=keys.id_maker(worker=self._number, random_counter=_random_counters().__next__),
+                visitor_secret=keys.ring.signing_secret, log=_ClickLog(self._spool.clicks, self._shipper.wake),
                 counts=VisitCounts(self._page),
             ),
             sync=self._spool.clicks.sync if settings.sync_interval_ms == 0 else None,
             may_look_up=self._catalog.may_look_up, look_up=self._catalog.look_up_slug, missed=self._misses.add,
         )
         self._door = PostbackDoor(
-            catalog=self._catalog, keyring=keyring, journal=Journal(self._spool.journal, self._spool_id), recorder=self._recorder,
+            catalog=self._catalog, keyring=keys.ring, journal=Journal(self._spool.journal, self._spool_id), recorder=self._recorder,
             unjournalled=self._unjournalled, refusals=self._refusals, client_ip=lambda request: places.of_request(request).ip,
             observe=lambda seconds: self._metrics.postback_answered(seconds),
         )
@@ -151,7 +151,7 @@ class Edge:
         for work in (
             self._shipper.run(), self._recorder.run(), self._dead.run(), self._keep_number(),
             _every(interval, self._sync_spool), _every(1.0, self._each_second), _every(5.0, self._prune),
-            _every(MISSES_SECONDS, self._tell_misses),
+            _every(MISSES_SECONDS, self._tell_misses), _every(SECRETS_SECONDS, keys.look),
         ):
             self._tasks.append(task := loop.create_task(work))
             task.add_done_callback(self._watch)

@@ -53,6 +53,10 @@ class AdminApi:
         self._token = admin_token.encode()
         self._decide = decide
 
+    def use_token(self, admin_token: str) -> None:
+        """From now on this is the token, and the one before is nobody's."""
+        self._token = admin_token.encode()
+
     def application(self) -> web.Application:
         app = web.Application(middlewares=[problems, self._authenticated])
         store = self._store
