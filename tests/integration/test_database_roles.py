@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -11,6 +13,7 @@ from postgres_fixtures import PostgresFactory
 from roled import ROLES, Roled, roled
 from shipping import database
 
+README = Path(__file__).parents[2] / "README.md"
 MONEY = ("conversions", "conversion_history", "ledger")
 DENIED = ("permission denied", "must be owner of", "must be a")
 
@@ -131,6 +134,14 @@ async def test_sessions_have_limits_and_public_makes_nothing(world: Roled) -> No
     fetch(world.dsn, "DO $$ BEGIN IF to_regrole('stranger') IS NULL THEN CREATE ROLE stranger LOGIN; END IF; END $$")
     fetch(world.dsn, "GRANT CONNECT ON DATABASE postgres TO stranger")
     assert (await refusal(world.of("stranger"), "CREATE TABLE mine (x integer)")).startswith(DENIED)
+
+
+async def test_what_the_runbooks_ask_control_may_ask(world: Roled) -> None:
+    """They are read when something is wrong already."""
+    statements = re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(statements) == 2
+    for statement in statements:
+        assert "" == await refusal(world.of("tracker_control"), statement)
 
 
 def test_every_table_view_and_function_has_its_owner(world: Roled) -> None:
