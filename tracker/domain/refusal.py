@@ -37,6 +37,7 @@ class Reason(StrEnum):
     IP_DENIED = "ip_denied"
     WRONG_PROGRAM = "wrong_program"
     UNKNOWN_PROGRAM = "unknown_program"
+    RATE_LIMITED = "rate_limited"
     # What it says, read only after its sender is known
     BAD_TXID = "bad_txid"
     BAD_EVENT = "bad_event"

@@ -31,7 +31,7 @@ from tracker.storage.conversions.recorder import Recorder
 from tracker.storage.conversions.refusals import Refusals
 from tracker.storage.conversions.unjournalled import UnjournalledRecorder
 from tracker.web.framing import PREFETCH_HEADERS, is_prefetch
-from tracker.web.postback_answers import answer, answer_json, answer_method_not_allowed, body_of, status_of
+from tracker.web.postback_answers import AGAIN, answer, answer_json, answer_method_not_allowed, body_of, status_of
 from tracker.web.postback_auth import Sender, signed_part
 from tracker.web.postback_intake import COMMIT_SECONDS, Delivery, Intake
 
@@ -131,7 +131,7 @@ class PostbackDoor:
         ]
         sender = Sender(self._client_ip(request), bearer=bearer)
         outcomes = await self.intake.take(deliveries, sender, now_ms=self._clock_ms())
-        if not is_array or all(status_of(outcome) == 503 for outcome in outcomes):
+        if not is_array or all(status_of(outcome) in AGAIN for outcome in outcomes):
             return answer(outcomes[0])
         return answer_json([body_of(outcome) for outcome in outcomes])
 

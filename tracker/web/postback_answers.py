@@ -1,7 +1,7 @@
 """What a postback's sender is told: one table from reasons to statuses, and the two bodies there are.
 
 200 means kept. 4xx only where sending the same again can never help, since many senders never try twice and some stop
-for good; 503 asks them to. Texts are constants: nothing a request says comes back in an answer.
+for good; 503 and 429 ask them to. Texts are constants: nothing a request says comes back in an answer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from aiohttp import web
 from tracker.domain.refusal import Reason
 
 RETRY_AFTER_SECONDS = 5
+AGAIN = (429, 503)      # statuses that ask to send the same again, later
 
 _ANSWERS: dict[Reason, tuple[int, str, str]] = {
     Reason.PREFETCH: (400, "prefetch", "A prefetch is no postback"),
@@ -42,6 +43,7 @@ _ANSWERS: dict[Reason, tuple[int, str, str]] = {
     Reason.IP_DENIED: (403, "ip_denied", "This address may not send postbacks for the program"),
     Reason.WRONG_PROGRAM: (403, "wrong_program", "The click, the program and the credential do not go together"),
     Reason.UNKNOWN_PROGRAM: (403, "wrong_program", "The click, the program and the credential do not go together"),
+    Reason.RATE_LIMITED: (429, "rate_limited", "Too many messages at once; please send it again"),
     Reason.BAD_TXID: (400, "bad_txid", "txid: at most 256 characters of valid UTF-8"),
     Reason.BAD_EVENT: (400, "bad_event", "event: at most 64 characters of valid UTF-8"),
     Reason.BAD_EVENT_ID: (400, "bad_event_id", "event_id: at most 160 characters of valid UTF-8"),
@@ -104,7 +106,7 @@ def answer(outcome: Outcome) -> web.Response:
         response.content_type = "application/problem+json"
     if response.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
-    elif response.status in (429, 503):
+    elif response.status in AGAIN:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 

@@ -35,6 +35,7 @@ from tracker.web.postback_auth import (
     credential_of,
     refuse_unknown_program,
 )
+from tracker.web.postback_rates import Rates
 
 COMMIT_SECONDS = 1.2            # how long a caller waits for the commit; he is answered within 1.5 s, some give up at 2 s
 AWAY_SECONDS = 0.1              # the same while PostgreSQL is known to be away: it may be back just now
@@ -85,6 +86,7 @@ class Intake:
     ) -> None:
         self.answered: dict[str, int] = {}
         self.commit_seconds = commit_seconds
+        self.rates = Rates()
         self._catalog = catalog
         self._keyring = keyring
         self._journal = journal
@@ -148,6 +150,7 @@ class Intake:
             raise refuse_unknown_program(self._catalog, case.proof)
         else:
             case.authority = self._judge_provisionally(case.click.link, case.proof, named, now_ms)
+        self._check_rate(case.authority)
         case.message = compose(
             case.parameters,
             received_ms=now_ms,
@@ -155,6 +158,12 @@ class Intake:
             authority=case.authority,
             event_id=case.delivery.event_id,
         )
+
+    def _check_rate(self, authority: Authority) -> None:
+        """By credential; without one (modes ip, open) by program. Raises Refused(RATE_LIMITED)."""
+        sender = authority.credential_id if authority.credential_id is not None else -(authority.program_id or 0)
+        if not self.rates.allows(sender, asyncio.get_running_loop().time()):
+            raise Refused(Reason.RATE_LIMITED)
 
     def _judge_provisionally(self, link_id: int, proof: Proof, named: str | None, now_ms: int) -> Authority:
         """For a link that is unknown here. Only where PostgreSQL said that there is none, a refusal may be final: else the
