@@ -28,6 +28,7 @@ async def test_the_schema_is_applied_once_and_matches_itself(empty_dsn: str) -> 
         ("DROP TRIGGER append_only ON ledger", "missing: ledger trigger CREATE TRIGGER append_only"),
         ("DROP INDEX coupons_code", "missing: coupons index CREATE UNIQUE INDEX coupons_code"),
         ("DROP VIEW click_statistics", "missing: click_statistics view as"),
+        ("ALTER FUNCTION ensure_click_partitions SECURITY INVOKER", "SECURITY DEFINER"),
         ("CREATE OR REPLACE FUNCTION append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
          "missing: function append_only()"),
     ],

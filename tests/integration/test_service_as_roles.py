@@ -23,7 +23,7 @@ from tracker_process import KEYRING, TrackerProcess, run_tracker, running, track
 from visitor import click, postback
 
 from tracker.domain.click_id import ClickIdMaker
-from tracker.storage.postgres import PostgresError, connect
+from tracker.storage.postgres import PostgresError, connect, create_pool
 from tracker.storage.spool.cursor import SpoolCursor
 
 DAY_MS = 86_400_000
@@ -103,6 +103,18 @@ def test_the_service_runs_as_edge_and_control(world: Roled, tmp_path: Path) -> N
         assert 0 == ended.returncode, ended.stdout + ended.stderr
 
 
+def test_serve_runs_as_control(world: Roled, tmp_path: Path) -> None:
+    """One process tree has one database URL: the role of the commands and jobs does what its edge workers do, too."""
+    with running("serve", tracker_environ(world.of("tracker_control"), tmp_path / "spool")) as tracker:
+        bought = click(tracker.public_port)
+        until(lambda: all_is_shipped(world.dsn, tmp_path / "spool"), "the click is shipped")
+        assert "recorded" == postback(tracker.public_port, click_id=bought.token, txid="A-1", amount="10").said["status"]
+        assert 1 == len(tracker.admin("GET", "/v1/conversions")[1]["items"])
+        tracker.terminate()
+        assert 0 == tracker.exit_code()
+        assert "permission denied" not in tracker.output
+
+
 def manage_everything(control: TrackerProcess, edge: TrackerProcess) -> None:
     """Every kind that the admin API makes, changes, lists; a new link works at the edge at once."""
     terms = {"slug": "new", "currency": "EUR", "commission": "5%"}
@@ -165,6 +177,30 @@ async def test_an_edge_puts_aside_what_postgres_refuses_and_lets_in_once_what_is
 
 async def outcomes_are(db: Any, expected: dict[str, int]) -> bool:
     return await outcomes(db) == expected
+
+
+async def test_a_password_in_a_passfile_is_changed_while_sessions_are_open(world: Roled, tmp_path: Path) -> None:
+    """A password that leaked has to go without a restart: open sessions go on, and new ones read the file."""
+    hba = next((tmp_path / "postgres").rglob("pg_hba.conf"))
+    hba.write_text("local all tracker_edge scram-sha-256\n" + hba.read_text())
+    passfile = tmp_path / "pgpass"
+    passfile.touch(mode=0o600)
+    url = world.of("tracker_edge") + f"&passfile={passfile}"
+    async with database(world.dsn) as db:
+        await db.execute("ALTER ROLE tracker_edge PASSWORD 'one'")
+        loaded = value(world.dsn, "SELECT pg_conf_load_time()")
+        await db.execute("SELECT pg_reload_conf()")
+        until(lambda: value(world.dsn, "SELECT pg_conf_load_time()") > loaded, "new sessions are asked for a password")
+        passfile.write_text("*:*:*:*:one\n")
+        pool = await create_pool(url, max_size=2)
+        async with pool.acquire() as early:
+            await db.execute("ALTER ROLE tracker_edge PASSWORD 'two'")
+            with pytest.raises(PostgresError, match="password authentication failed"):
+                await connect(url)
+            passfile.write_text("*:*:*:*:two\n")
+            async with pool.acquire() as late:
+                assert ["tracker_edge"] * 2 == [await one.fetchval("SELECT current_user") for one in (early, late)]
+        pool.terminate()
 
 
 async def test_an_edge_ends_the_backend_that_holds_its_spool(world: Roled) -> None:

@@ -42,6 +42,7 @@ _DESCRIBE = """
     SELECT relname, 'view as ' || md5(pg_get_viewdef(oid, true)) FROM relations WHERE relkind = 'v'
     UNION ALL
     SELECT '', 'function ' || proname || '(' || pg_get_function_identity_arguments(oid) || ') ' || md5(prosrc)
+           || CASE WHEN prosecdef THEN ' SECURITY DEFINER' ELSE '' END
       FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
 """
 
