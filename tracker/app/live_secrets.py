@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any, Final
 
 from tracker.domain.click_id import ClickIdMaker, Keyring
@@ -45,25 +44,6 @@ class SecretFile:
         return value
 
 
-class LiveKeyring(Keyring):
-    """A keyring whose keys can be exchanged under those who verify with it."""
-
-    def use(self, secrets: tuple[tuple[int, bytes], ...]) -> None:
-        vars(self).update(vars(Keyring(secrets)))
-
-
-class LiveIdMaker(ClickIdMaker):
-    """Goes on making ids under another key."""
-
-    __slots__ = ()
-
-    def use(self, keyring: Keyring) -> None:
-        """From the next millisecond on: under a number that was used in this one before, an id could come twice."""
-        self._hash = blake2b(key=keyring.signing_key, digest_size=5)
-        self._key_number = keyring.signing_number
-        self._enter(self._last_ms + 1)
-
-
 class LiveKeys:
     """A worker's keys: the first signs, all verify. `taken` is called after each change.
 
@@ -75,11 +55,11 @@ class LiveKeys:
         self._file = SecretFile(settings, "secret_keys")
         self._secrets = settings.secret_keys
         self._taken = taken
-        self.ring = LiveKeyring(settings.secret_keys)
-        self._makers: list[LiveIdMaker] = []
+        self.ring = Keyring(settings.secret_keys)
+        self._makers: list[ClickIdMaker] = []
 
     def id_maker(self, *, worker: int, random_counter: Callable[[], int]) -> ClickIdMaker:
-        maker = LiveIdMaker(keyring=self.ring, worker=worker, random_counter=random_counter)
+        maker = ClickIdMaker(keyring=self.ring, worker=worker, random_counter=random_counter)
         self._makers.append(maker)
         return maker
 

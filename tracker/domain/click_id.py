@@ -76,6 +76,10 @@ class Keyring:
     """The numbered secrets: the first signs, all verify. Each at least 16 bytes, numbers 0 to 15, none twice."""
 
     def __init__(self, secrets: tuple[tuple[int, bytes], ...]) -> None:
+        self.use(secrets)
+
+    def use(self, secrets: tuple[tuple[int, bytes], ...]) -> None:
+        """Exchange the keys, under those who verify with this ring."""
         numbers = [number for number, _ in secrets]
         if not secrets or len(set(numbers)) != len(numbers):
             raise ValueError("a keyring needs at least one key and no number twice")
@@ -135,6 +139,13 @@ class ClickIdMaker:
         self._last_ms = -1
         self._counter = self._first = 0
         self._base = 0
+
+    def use(self, keyring: Keyring) -> None:
+        """Go on under another key, from the next millisecond on: under a number that was used in this one before, an id could
+        come twice."""
+        self._hash = blake2b(key=keyring.signing_key, digest_size=5)
+        self._key_number = keyring.signing_number
+        self._enter(self._last_ms + 1)
 
     def make(self, now_ms: int, link: int, *, test: bool = False, not_spooled: bool = False) -> tuple[bytes, bytes]:
         """A new id for `link`: the uuid of 16 bytes that the tables store, and the token of 32 characters."""
