@@ -26,7 +26,7 @@ from tracker.app.edge import KEPT_DESCRIPTORS
 STRANGERS = 200
 CONNECTIONS = 100          # that a worker may have, by its descriptors
 SPARE_DESCRIPTORS = 20
-IDLE_SHARE = 0.5           # of a processor, at most, while nothing can be accepted; a busy loop takes all of one
+IDLE_SHARE = 0.3           # of a processor, at most, while nothing can be accepted; a busy loop takes all of one
 
 
 def descriptors(pid: int) -> list[int]:
