@@ -86,6 +86,19 @@ def run_tracker(arguments: Sequence[str], environ: Mapping[str, str]) -> subproc
     return subprocess.run(command, env=dict(environ), capture_output=True, text=True, timeout=END_SECONDS, check=False)
 
 
+def forget_peak(pid: int) -> int:
+    """Let a process's memory peak begin anew; returns its resident bytes now."""
+    (Path("/proc") / str(pid) / "clear_refs").write_text("5")
+    return memory_peak(pid)
+
+
+def memory_peak(pid: int) -> int:
+    """The most resident bytes a process has had since `forget_peak`."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", (Path("/proc") / str(pid) / "status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
 class TrackerProcess:
     """One `tracker serve | edge | control | dev`. Use `running`, which also ends it."""
 

@@ -72,6 +72,7 @@ def test_a_stream_that_comes_byte_by_byte_is_answered_alike(server: LaneServer) 
         assert_mixed_is_answered(client)
 
 
+@pytest.mark.fault(31)
 def test_ten_thousand_pipelined_requests_are_answered_in_order(server: LaneServer) -> None:
     """More than any buffer holds: the lane stops reading, and goes on."""
     with Client(server.port) as client:
@@ -218,6 +219,7 @@ def test_who_stops_sending_and_reads_slowly_gets_every_answer(server: LaneServer
 
 # Slow readers
 
+@pytest.mark.fault(31)
 def test_who_does_not_read_is_not_read_from(server: LaneServer) -> None:
     """One connection costs a bounded piece of memory, whatever it sends; when it reads again, every answer is there, in order."""
     with Client(server.port, receive_bytes=65_536) as client:
@@ -242,6 +244,7 @@ def test_a_flood_behind_a_waiting_request_is_not_read_on_by_mistake(server: Lane
 
 # Deadlines
 
+@pytest.mark.fault(32)
 def test_a_head_has_ten_seconds_however_many_bytes_come(server: LaneServer) -> None:
     with Client(server.port) as client:
         for byte in b"GET /c/ope":
@@ -279,6 +282,7 @@ def test_a_connection_that_is_used_stays(either: LaneServer) -> None:
         client.assert_swept(either, 0)
 
 
+@pytest.mark.fault(32)
 def test_a_new_connection_that_says_nothing_is_ended(server: LaneServer) -> None:
     with Client(server.port) as client:
         client.assert_swept(server, DEADLINE_SECONDS)
