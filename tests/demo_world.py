@@ -95,6 +95,11 @@ def execute(dsn: str, statements: str) -> None:
     _run(run())
 
 
+def run_dir(postgres: EmbeddedPostgres) -> Path:
+    """The folder of a started server's socket."""
+    return Path(postgres.dsn.partition("host=")[2].partition("&")[0])
+
+
 class Database:
     """A server of the test's own that can go away and come back, while its address stays. Made by `own_database`."""
 
@@ -106,6 +111,11 @@ class Database:
     @property
     def pid(self) -> int:
         return self._postgres.pid
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the server's socket."""
+        return run_dir(self._postgres)
 
     @property
     def account(self) -> int:
@@ -123,18 +133,14 @@ class Database:
 
     def start(self) -> None:
         self._postgres.start()
-        self.lead_to(Path(self._postgres.dsn.partition("host=")[2].partition("&")[0]))
+        self.lead_to(self._postgres)
 
-    def lead_to(self, run_dir: Path) -> None:
-        """From now on the address is that of the server whose socket is there."""
-        draft = self._place.with_suffix(".new")
-        draft.symlink_to(run_dir)
-        draft.replace(self._place)
-
-    def become(self, postgres: EmbeddedPostgres) -> None:
-        """Start another server in the place of one that was stopped: a restored one."""
+    def lead_to(self, postgres: EmbeddedPostgres) -> None:
+        """From now on the address is that of this server, which runs: a replica's after a failover, a restored one's."""
         self._postgres = postgres
-        self.start()
+        draft = self._place.with_suffix(".new")
+        draft.symlink_to(run_dir(postgres))
+        draft.replace(self._place)
 
     def stop_immediately(self) -> None:
         """As `pg_ctl stop -m immediate`: no goodbye, no checkpoint; the next start recovers from the log."""

@@ -67,9 +67,9 @@ class History:
 class Clients:
     """A running load client."""
 
-    def __init__(self, port: int, out: Path, *, connections: int, links: int) -> None:
+    def __init__(self, port: int, out: Path, *, connections: int, links: int, pause: float) -> None:
         self._out = out
-        arguments = [str(CLIENT), str(port), str(connections), str(links), str(out)]
+        arguments = [str(CLIENT), str(port), str(connections), str(links), str(out), str(pause)]
         self._process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.acked = 0
 
@@ -98,9 +98,9 @@ class Clients:
 
 
 @contextmanager
-def clients(port: int, out: Path, *, connections: int = 32, links: int = LINKS) -> Iterator[Clients]:
-    """Clients that click as fast as they are answered, from now until `stop`."""
-    started = Clients(port, out, connections=connections, links=links)
+def clients(port: int, out: Path, *, connections: int = 32, links: int = LINKS, pause: float = 0.0) -> Iterator[Clients]:
+    """Clients that click as fast as they are answered, or after a pause of so many seconds, from now until `stop`."""
+    started = Clients(port, out, connections=connections, links=links, pause=pause)
     try:
         yield started
     finally:

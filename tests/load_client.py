@@ -4,7 +4,9 @@ It stands on the visitors' side and shares no code with the tracker. What it kee
 sent, every click id it got *whole* (a 302 up to its last CRLF), everything that went wrong. tests/judge.py holds that
 against the database.
 
-    python tests/load_client.py PORT CONNECTIONS LINKS OUT
+    python tests/load_client.py PORT CONNECTIONS LINKS OUT [PAUSE]
+
+PAUSE: seconds between an answer and the connection's next request, for a crowd that leaves the machine room; else 0.
 
 Says "acked N" on standard output now and then. Ends when its input ends: after the answers that are on their way it
 writes OUT, one line "id request" for each acknowledged click, and the rest of the history as JSON on standard output.
@@ -49,8 +51,8 @@ _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 class Crowd:
     """The history, and what all connections share."""
 
-    def __init__(self, port: int, links: int) -> None:
-        self.port, self.links = port, links
+    def __init__(self, port: int, links: int, pause: float) -> None:
+        self.port, self.links, self.pause = port, links, pause
         self.next_request = 0
         self.sent = 0
         self.resent: Counter[int] = Counter()      # requests that were sent again after their connection ended unanswered
@@ -137,7 +139,16 @@ class Browser(asyncio.Protocol):
             self.crowd.mismatched += 1      # an answer to nothing
             self.crowd.note(self.buffer)
             self.transport.close()
+        elif self.crowd.pause:
+            asyncio.get_running_loop().call_later(self.crowd.pause, self.go_on)
         else:
+            self.send()
+
+    def go_on(self) -> None:
+        """After a pause; the connection may have ended in it, and then another one sends the request."""
+        if self.crowd.stopping:
+            self.transport.close()
+        elif not self.transport.is_closing():
             self.send()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -168,9 +179,9 @@ async def browse(crowd: Crowd) -> None:
         number = browser.number
 
 
-async def main(port: int, connections: int, links: int, out: Path) -> None:
+async def main(port: int, connections: int, links: int, out: Path, pause: float = 0.0) -> None:
     loop = asyncio.get_running_loop()
-    crowd = Crowd(port, links)
+    crowd = Crowd(port, links, pause)
     told_to_stop = asyncio.Event()
     loop.add_reader(0, told_to_stop.set)
     browsing = [asyncio.create_task(browse(crowd)) for _ in range(connections)]
@@ -196,4 +207,4 @@ async def main(port: int, connections: int, links: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])))
+    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), *map(float, sys.argv[5:])))

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 from demo_world import Database, own_database
 from postgres_fixtures import PostgresFactory
 from proxy import Fault, proxied_aside
 from tracker_process import until
-from trade import trading
+from trade import PART_SECONDS, trading
 
 OF_CLICKS = b"PGCOPY"                # what their connection sends before COMMIT, and no other does
 OF_POSTBACKS = b"plan_cache_mode"
+ACTIONS: tuple[Literal["cut", "swallow", "late"], ...] = ("cut", "swallow", "late")
 HELD_SECONDS = 2.0
 
 
@@ -26,17 +27,17 @@ def database(postgres_factory: PostgresFactory) -> Iterator[Database]:
 
 
 @pytest.mark.fault(9)
-@pytest.mark.parametrize("action", ["swallow", "late"])
-def test_a_commit_without_an_answer(database: Database, tmp_path: Path, action: Any) -> None:
-    """Its reply is lost; or it arrives two seconds later, from a connection that everybody believes dead."""
+def test_connections_that_break_around_commit(database: Database, tmp_path: Path) -> None:
+    """COMMIT never arrives; or its reply is lost; or it arrives two seconds later, on a connection everybody believes dead."""
     with proxied_aside(database.dsn) as proxy, trading(proxy.dsn, tmp_path) as trade:
         trade.goes_on()
-        for transaction in (OF_CLICKS, OF_POSTBACKS):
-            fault = proxy.fault = Fault("up", action, on=b"COMMIT", after=transaction)
-            until(fault.struck.is_set, "a COMMIT was sent")
-            trade.goes_on(HELD_SECONDS)
-            proxy.deliver(fault)
+        for action in ACTIONS:
+            for transaction in (OF_CLICKS, OF_POSTBACKS):
+                fault = proxy.fault = Fault("up", action, on=b"COMMIT", after=transaction)
+                until(fault.struck.is_set, "a COMMIT was sent")
+                trade.goes_on(HELD_SECONDS if action == "late" else PART_SECONDS)
+                proxy.deliver(fault)
         for counter in ("tracker_ship_batches_total", "tracker_postback_groups_total"):
-            until(partial(trade.counts, counter, "ambiguous", 1), f"{counter} tells the doubt")
+            until(partial(trade.counts, counter, "ambiguous", len(ACTIONS)), f"{counter} tells each doubt")
         trade.goes_on()
         trade.assert_all_kept(database.dsn)

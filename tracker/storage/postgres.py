@@ -28,7 +28,10 @@ SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "30s",
 }
 
-__all__ = ["Connection", "Pool", "PostgresError", "Record", "Unavailable", "connect", "create_pool"]
+READ_ONLY = "SELECT current_setting('transaction_read_only') = 'on'"
+"""True of a replica, and of a server that another one has followed: nothing of ours belongs there."""
+
+__all__ = ["READ_ONLY", "Connection", "Pool", "PostgresError", "Record", "Unavailable", "connect", "create_pool"]
 
 
 async def connect(dsn: str, *, timeout: float = 5.0, command_timeout: float = 30.0, **settings: str) -> Connection:
@@ -42,13 +45,23 @@ async def connect(dsn: str, *, timeout: float = 5.0, command_timeout: float = 30
 
 
 async def create_pool(dsn: str, *, max_size: int, command_timeout: float = 10.0, **settings: str) -> Pool:
-    """A pool that opens its sessions when they are first needed, so that it can be made while PostgreSQL is away."""
+    """A pool that opens its sessions when they are first needed, so that it can be made while PostgreSQL is away.
+
+    Sessions of a server that has become read-only are not used again: after a switchover it may live on for long.
+    """
+
+    async def reset(connection: Connection) -> None:
+        await connection.execute(connection.get_reset_query())
+        if await connection.fetchval(READ_ONLY):
+            await pool.expire_connections()
+
     pool: Any = asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=max_size,
         timeout=5.0,
         command_timeout=command_timeout,
+        reset=reset,
         server_settings={**SESSION_SETTINGS, **settings},
     )
     opened: Pool = await pool

@@ -22,7 +22,7 @@ from tracker.storage.catalog.look_ups import LookUps
 from tracker.storage.catalog.memory import CatalogMemory
 from tracker.storage.catalog.pace import Pace, uncollected
 from tracker.storage.catalog.sql import KINDS, Kind
-from tracker.storage.postgres import Connection, PostgresError, Unavailable, connect
+from tracker.storage.postgres import READ_ONLY, Connection, PostgresError, Unavailable, connect
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +149,8 @@ class Catalog(CatalogMemory):
         """From LISTEN until the connection fails: what changes after it is told of, what changed before it is read."""
         connection.add_termination_listener(lambda *_: self._wake.set())
         await connection.add_listener(catalog_sql.CHANNEL, self._on_notify)
+        if self.ready:
+            await self._ping(connection)      # before it reads everything, again and again
         # All of it: a failover or restore behind a lost connection may have rewritten what is older than our horizon.
         with contextlib.nullcontext() if self.ready else uncollected():
             await self._load(connection, everything=True)
@@ -167,7 +169,12 @@ class Catalog(CatalogMemory):
             elif self._changed:
                 await self._read_changed(connection)
             else:
-                await connection.fetchval("SELECT 1", timeout=PING_DEADLINE_SECONDS)
+                await self._ping(connection)
+
+    async def _ping(self, connection: Connection) -> None:
+        """ConnectionError when the server only reads: after a failover another one has the truth, this one would stand still."""
+        if await connection.fetchval(READ_ONLY, timeout=PING_DEADLINE_SECONDS):
+            raise ConnectionError("PostgreSQL is read-only")
 
     def _on_notify(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         self.notifications += 1

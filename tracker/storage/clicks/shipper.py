@@ -259,6 +259,7 @@ class Shipper:
             logger.warning("spool %s: the mark went back from %d to %d", self._name, self._next_seq, next_seq)
             self._flushed_seq = min(self._flushed_seq, next_seq)
             self._confirmed(self._flushed_seq)
+        await self._reader.seek(next_seq)  # clicks are answered meanwhile
         self._next_seq = next_seq
         async with deadline(connection, CLAIM_SECONDS):
             self._columns = await TableColumns.read(connection)

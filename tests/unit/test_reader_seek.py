@@ -1,0 +1,62 @@
+"""A place far from the last one read is found in small steps: a failover moves marks back while clicks are answered."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shipping import click_row
+
+from tracker.storage.clicks.rows import CLICK_COLUMNS
+from tracker.storage.spool.reader import SEEK_FRAMES, Batch, LogReader
+from tracker.storage.spool.spool import Spool
+
+ROWS = 6 * SEEK_FRAMES + 7
+
+
+@contextmanager
+def written(root: Path, rows: list[bytes], *, segment_bytes: int = 2**22) -> Iterator[Spool]:
+    """A live spool with a frame for each row."""
+    spool = Spool.create(
+        root, spool_id=7, worker=1, clicks=CLICK_COLUMNS, max_bytes=2**30, sync="off", clicks_segment_bytes=segment_bytes
+    )
+    try:
+        for row in rows:
+            spool.clicks.append([row])
+        yield spool
+    finally:
+        spool.close()
+
+
+async def test_what_is_read_after_a_seek_is_what_is_read_without(tmp_path: Path) -> None:
+    """From either side, in either of two segments, and where nothing is yet."""
+    rows = [click_row() for _ in range(ROWS)]
+    with written(tmp_path, rows, segment_bytes=2**18) as spool:
+        for seq in (0, 1, SEEK_FRAMES - 1, SEEK_FRAMES, 3 * SEEK_FRAMES + 3, ROWS - 1, ROWS):
+            for before in (0, ROWS - 1):
+                reader = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
+                reader.read(before, max_rows=1, max_bytes=1)
+                await reader.seek(seq)
+                found = reader.read(seq, max_rows=1, max_bytes=1)
+                assert (rows[seq] if seq < ROWS else None) == (found.rows if isinstance(found, Batch) else None)
+                reader.close()
+        assert len(reader.segments) > 1
+
+
+async def test_a_seek_gives_others_their_turn(tmp_path: Path) -> None:
+    """One turn for every so many frames: in one go a full segment would hold up every click for 0.2 s."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    with written(tmp_path, [click_row() for _ in range(ROWS)]) as spool:
+        reader = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
+        other = asyncio.create_task(take_turns())
+        await reader.seek(ROWS - 1)
+        other.cancel()
+        assert turns >= ROWS // SEEK_FRAMES
+        reader.close()
