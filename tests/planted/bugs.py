@@ -40,6 +40,8 @@ SHIPPER_TESTS: Final = "tests/integration/test_shipper.py"
 ADVERSITY: Final = "tests/integration/test_shipper_adversity.py"
 RECORDER_TESTS: Final = "tests/integration/test_recorder.py"
 ORDER: Final = "tests/property/test_order.py"
+EDGES_MACHINE: Final = "tests/faults/test_matching_on_postgres.py"
+MACHINE: Final = "tests/property/test_matching_machine.py"
 SECRETS: Final = "tests/unit/test_constant_time.py"
 
 CLICK_STORE: Final = "tracker/storage/clicks/store.py"
@@ -209,6 +211,13 @@ BUGS: Final = (
         (Edit("tracker/domain/conversion.py", "timed = _highest(timed, Timed(message.ts_ms, message.status))",
               "timed = Timed(message.ts_ms, message.status)"),),
         (f"{ORDER}::test_every_small_history_ends_the_same_in_every_order",
-         f"{ORDER}::test_any_order_and_repetition_of_agreeing_messages_ends_the_same"),
+         f"{ORDER}::test_any_order_and_repetition_of_agreeing_messages_ends_the_same",
+         f"{MACHINE}::test_whatever_happens_the_books_are_the_oracles[250-25]"),
+    ),
+    Bug(
+        "what waited is recorded backwards", "of two sales that waited for their click the later one is recorded first",
+        (Edit("tracker/storage/conversions/sql.py", "ORDER BY inserted_at, message_id LIMIT $2",
+              "ORDER BY inserted_at DESC, message_id DESC LIMIT $2"),),
+        (f"{EDGES_MACHINE}::test_whatever_happens_to_edges_and_journals_the_books_are_the_oracles[18-40-12]",),
     ),
 )
