@@ -114,6 +114,7 @@ def test_two_hundred_copies_at_once_over_all_workers_are_one_sale(shop: Shop) ->
     assert_verified(shop.environ)
 
 
+@pytest.mark.fault(20)
 def test_a_postback_the_instant_after_the_redirect_is_credited(shop: Shop) -> None:
     """Instant sales are real, and their click is still on some worker's disk."""
     sales: list[tuple[str, Answer, Answer]] = []
@@ -136,6 +137,7 @@ def test_a_postback_the_instant_after_the_redirect_is_credited(shop: Shop) -> No
     assert_verified(shop.environ)
 
 
+@pytest.mark.fault(20)
 def test_a_reversed_sale_owes_nothing_however_often_the_sale_comes_again(shop: Shop) -> None:
     """Networks deliver out of order and again: money that was taken back must not come alive."""
     clicked = shop.stored_click()

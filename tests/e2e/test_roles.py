@@ -203,6 +203,7 @@ def acked_ids(*histories: History) -> list[bytes]:
     return sorted(KEYRING.verify(token).uuid for history in histories for token, _ in history.acks)
 
 
+@pytest.mark.fault(17)
 def test_two_edges_share_a_spool_directory_and_every_row_comes_once(dsn: str, tmp_path: Path) -> None:
     """Two starts over one volume, by mistake or while one replaces the other: each writes its own spool."""
     make_world(dsn)
@@ -220,6 +221,7 @@ def test_two_edges_share_a_spool_directory_and_every_row_comes_once(dsn: str, tm
         assert_verified(environ)
 
 
+@pytest.mark.fault(17)
 def test_a_copied_spool_brings_nothing_twice(database: Database, tmp_path: Path) -> None:
     """A restored volume, a copied disk: two machines ship the same rows at the same time, each sure that they are its own."""
     environ = tracker_environ(database.dsn, tmp_path / "spool")

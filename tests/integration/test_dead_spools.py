@@ -56,6 +56,7 @@ async def test_a_number_is_held_until_the_clock_that_used_it_is_over(dsn: str, t
         assert timedelta(days=2, hours=23) < ahead <= timedelta(days=3)
 
 
+@pytest.mark.fault(17)
 async def test_many_finders_ship_a_spool_once(dsn: str, tmp_path: Path) -> None:
     """All workers of a machine start together and look at the same directory."""
     ids = [await a_dead_spool(tmp_path, 300) for _ in range(3)]
@@ -122,6 +123,7 @@ async def test_a_failover_that_loses_the_books_ships_the_spool_again(dsn: str, t
         assert 40 == await db.fetchval("SELECT count(*) FROM clicks")
 
 
+@pytest.mark.fault(17)
 async def test_copies_of_spools_change_nothing(dsn: str, tmp_path: Path) -> None:
     """A backup beside the original is left alone; a disk copied to another machine is shipped, each row once."""
     spool_id = await a_dead_spool(tmp_path / "here", 30)
@@ -173,6 +175,7 @@ async def test_a_root_that_cannot_be_read_is_looked_at_again(tmp_path: Path) -> 
     assert not await DeadSpools("postgresql://nobody@127.0.0.1:1/none", loop, nothing_in_the_journal).look()
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("synchronous", [True, False])
 async def test_two_starts_of_one_directory_each_ship_their_own(dsn: str, tmp_path: Path, synchronous: bool) -> None:
     """Two workers over one TRACKER_SPOOL_DIR: separate spools, separate marks, one table."""

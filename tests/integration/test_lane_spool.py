@@ -27,6 +27,7 @@ def flagged(answer: Answer) -> bool:
     return KEYRING.verify(token).not_spooled
 
 
+@pytest.mark.fault(14)
 @both_lanes
 def test_an_unwritable_spool_stops_no_visitor(tmp_path: Path, lanes: type[Lanes]) -> None:
     """The batch that fails goes out unflagged and is counted; from then on ids say that no row will come."""

@@ -43,6 +43,7 @@ def drained(db: Any) -> Any:
     return empty
 
 
+@pytest.mark.fault(20)
 async def test_a_sale_before_its_click_waits_and_is_credited_when_it_lands(dsn: str, db: Any, tmp_path: Path) -> None:
     """Danger: a shop posts back in the second of the click; refused or uncredited, the partner is never paid."""
     click = click_id()
@@ -76,6 +77,7 @@ async def test_other_keys_do_not_wait(dsn: str, db: Any, tmp_path: Path) -> None
     assert ["pending_click", "recorded", "pending_click"] == [answer.status for answer in answers]
 
 
+@pytest.mark.fault(20)
 async def test_after_the_wait_it_is_credited_from_the_id_and_the_row_is_attached_when_it_lands(
     dsn: str, db: Any, tmp_path: Path
 ) -> None:

@@ -162,7 +162,7 @@ async def test_a_sale_without_a_click_is_credited_by_its_coupon(door: Door) -> N
     assert (401, "bad_token") == await code_of(door, urlencode({**sale, "program": "open"}))
 
 
-@pytest.mark.fault(24)
+@pytest.mark.fault(18, 24)
 async def test_signed_postbacks_are_believed_for_five_minutes_under_either_secret(door: Door) -> None:
     """During rotation senders sign with the old or the new secret; a recorded message must not work for ever."""
     click = door.click(SIGNED)
@@ -227,6 +227,7 @@ async def test_while_postgres_is_away_messages_are_queued_and_synced(door: Door)
     assert ("recorded", kept["conversion_id"]) == (row["outcome"], str(row["conversion_id"]))
 
 
+@pytest.mark.fault(19)
 async def test_a_hundred_copies_at_once_are_one_sale(door: Door) -> None:
     """Senders retry in bursts: one of the copies is recorded, all others name the same conversion."""
     sale = {"click_id": door.click(), "amount": "2", "token": SHOP_TOKEN}

@@ -54,6 +54,7 @@ async def test_a_sale_is_recorded_and_owed_and_the_same_again_is_a_duplicate(dsn
     await assert_money_adds_up(db)
 
 
+@pytest.mark.fault(19)
 async def test_two_hundred_copies_over_four_edges_are_one_conversion(dsn: str, db: Any, tmp_path: Path) -> None:
     """Danger: retries of an impatient network hit all edges at once, and each thinks that it is the first."""
     click = await land(db)
@@ -82,6 +83,7 @@ async def test_many_keys_over_four_edges_in_overlapping_groups(dsn: str, db: Any
     await assert_money_adds_up(db)
 
 
+@pytest.mark.fault(20)
 async def test_a_reversed_sale_delivered_again_is_not_paid_again(dsn: str, db: Any, tmp_path: Path) -> None:
     click = await land(db)
     async with edge(dsn, tmp_path) as shop:
@@ -96,6 +98,7 @@ async def test_a_reversed_sale_delivered_again_is_not_paid_again(dsn: str, db: A
     await assert_money_adds_up(db)
 
 
+@pytest.mark.fault(21)
 async def test_a_conflict_changes_nothing_and_waits_for_a_person(dsn: str, db: Any, tmp_path: Path) -> None:
     click = await land(db)
     async with edge(dsn, tmp_path) as shop:

@@ -32,6 +32,7 @@ class Bug:
 
 
 ACK: Final = "tests/faults/test_ack_rule.py"
+DISK: Final = "tests/faults/test_spool_disk.py"
 CLAIMS: Final = "tests/faults/test_claims.py"
 SPOOL_FAULTS: Final = "tests/property/test_spool_faults.py"
 LANE_SPOOL: Final = "tests/integration/test_lane_spool.py"
@@ -39,6 +40,8 @@ SHIPPER_TESTS: Final = "tests/integration/test_shipper.py"
 ADVERSITY: Final = "tests/integration/test_shipper_adversity.py"
 RECORDER_TESTS: Final = "tests/integration/test_recorder.py"
 ORDER: Final = "tests/property/test_order.py"
+EDGES_MACHINE: Final = "tests/faults/test_matching_on_postgres.py"
+MACHINE: Final = "tests/property/test_matching_machine.py"
 SECRETS: Final = "tests/unit/test_constant_time.py"
 
 CLICK_STORE: Final = "tracker/storage/clicks/store.py"
@@ -83,6 +86,25 @@ BUGS: Final = (
         (Edit("tracker/storage/spool/log.py", "                self._distrust()\n                error", "                error"),),
         ("tests/property/test_spool_crash_points.py::test_a_crash_between_any_two_operations_keeps_every_promise[failing_sync]",),
         "lost", quick=True,
+    ),
+    Bug(
+        "fsync tried again, under a tracker", "after an fsync error the same file is synced again and believed",
+        (Edit("tracker/storage/spool/log.py", "                self._distrust()\n                error",
+              "                self.fsync_errors += 1\n                error"),),
+        (f"{DISK}::test_a_sync_that_fails_once_and_drops_its_pages_loses_no_acknowledged_click[18-50ms]",),
+        "acknowledged, but no row",
+    ),
+    Bug(
+        "lost clicks look kept", "ids do not say that the spool cannot be written",
+        (Edit("tracker/app/edge.py", "return self._log.healthy", "return True"),),
+        (f"{DISK}::test_a_disk_that_takes_nothing_stops_no_visitor_and_loses_no_sale[18-full]",), "only the first",
+    ),
+    Bug(
+        "memory is no copy", "rows that the writer will write again are counted as lost",
+        (Edit("tracker/storage/spool/log.py", "return self.synced_seq if self._durable else self.next_seq",
+              "return self.next_seq"),),
+        (f"{DISK}::test_a_disk_that_takes_nothing_stops_no_visitor_and_loses_no_sale[18-broken]",
+         "tests/property/test_spool_damage.py::test_what_is_still_in_memory_is_no_gap_though_its_file_reads_as_zeros"),
     ),
     # Cursor outside the transaction
     Bug(
@@ -189,6 +211,13 @@ BUGS: Final = (
         (Edit("tracker/domain/conversion.py", "timed = _highest(timed, Timed(message.ts_ms, message.status))",
               "timed = Timed(message.ts_ms, message.status)"),),
         (f"{ORDER}::test_every_small_history_ends_the_same_in_every_order",
-         f"{ORDER}::test_any_order_and_repetition_of_agreeing_messages_ends_the_same"),
+         f"{ORDER}::test_any_order_and_repetition_of_agreeing_messages_ends_the_same",
+         f"{MACHINE}::test_whatever_happens_the_books_are_the_oracles[250-25]"),
+    ),
+    Bug(
+        "what waited is recorded backwards", "of two sales that waited for their click the later one is recorded first",
+        (Edit("tracker/storage/conversions/sql.py", "ORDER BY inserted_at, message_id LIMIT $2",
+              "ORDER BY inserted_at DESC, message_id DESC LIMIT $2"),),
+        (f"{EDGES_MACHINE}::test_whatever_happens_to_edges_and_journals_the_books_are_the_oracles[18-40-12]",),
     ),
 )

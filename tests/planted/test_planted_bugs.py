@@ -46,11 +46,12 @@ def planted(bug: Bug, root: Path) -> Path:
 
 def failures(copy: Path, tests: tuple[str, ...]) -> dict[str, str]:
     """Run the tests in the copy: what each of those that failed said, by name. Nothing but a failed assertion counts."""
-    environ = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    places = os.pathsep.join(map(str, (copy, copy / "tests" / "planted")))
+    environ = {**os.environ, "PYTHONPATH": places, "PYTHONDONTWRITEBYTECODE": "1"}
     found = subprocess.run([sys.executable, "-c", OURS], cwd=copy, env=environ, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()).is_relative_to(copy), "the copy's tests would run against another program"
     report = copy / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "nightly or not nightly",
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no_shrinking", "-m", "nightly or not nightly",
                "--hypothesis-seed=1", f"--junitxml={report}", *tests]
     ran = subprocess.run(command, cwd=copy, env=environ, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert ran.returncode in (0, 1), f"the tests could not be run:\n{ran.stdout[-3000:]}{ran.stderr[-1000:]}"

@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ def test_what_was_put_in_comes_out(time_ms: Any, link: Any, worker: Any, counter
     assert (32, 16) == (len(token), len(uuid))
 
 
+@pytest.mark.fault(18)
 @given(st.lists(clock_steps, min_size=1, max_size=5), st.integers(0, 2**32))
 def test_no_id_twice_over_starts_crashes_and_clock_steps(starts: Any, seed: Any) -> None:
     """Each start (after a crash, a restart, on a copied disk) has a number of its own; within one, time never goes back.
@@ -44,6 +46,7 @@ def test_no_id_twice_over_starts_crashes_and_clock_steps(starts: Any, seed: Any)
             last = uuid
 
 
+@pytest.mark.fault(18)
 @settings(max_examples=3, deadline=None)
 @given(st.integers(0, COUNTER_LIMIT - 1))
 def test_a_counter_that_has_come_round_takes_the_next_millisecond(first: Any) -> None:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from itertools import permutations, product
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -141,6 +142,7 @@ LATE = message(
 )
 
 
+@pytest.mark.fault(20)
 @settings(max_examples=1000, deadline=None)
 @given(deliveries(), worlds)
 @example(([LATE, EARLY], [EARLY, LATE]), DATED)
@@ -151,6 +153,7 @@ def test_any_order_and_repetition_of_agreeing_messages_ends_the_same(
     assert result(said, facts) == result(arrived, facts)
 
 
+@pytest.mark.fault(20)
 def test_every_small_history_ends_the_same_in_every_order() -> None:
     """Brute force: all pairs and triples of 13 telling messages, each permuted, and with its first delivered again."""
     statuses = (None, Status.PENDING, Status.APPROVED, Status.REVERSED)

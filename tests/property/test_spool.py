@@ -3,6 +3,7 @@
 from itertools import accumulate
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_fs import ModelFs
@@ -102,6 +103,7 @@ def _read(directory: Path) -> tuple[dict[int, bytes], list[tuple[int, int]]]:
     return found
 
 
+@pytest.mark.fault(16)
 def test_a_segment_cut_at_any_byte_gives_every_frame_before_the_cut(tmp_path: Path) -> None:
     """A crash cuts where it likes; nothing before the cut may be lost, nothing behind it made up."""
     files, placed = _write_log(tmp_path)
@@ -119,6 +121,7 @@ def test_a_segment_cut_at_any_byte_gives_every_frame_before_the_cut(tmp_path: Pa
         file.write_bytes(whole)
 
 
+@pytest.mark.fault(16)
 def test_a_flipped_bit_costs_its_own_frame_and_no_other(tmp_path: Path) -> None:
     """Disks flip bits. The frames behind it must be found again, and the damaged one must not be believed."""
     files, placed = _write_log(tmp_path)
@@ -135,9 +138,28 @@ def test_a_flipped_bit_costs_its_own_frame_and_no_other(tmp_path: Path) -> None:
         file.write_bytes(data)
 
 
+@pytest.mark.fault(16)
+def test_a_flipped_bit_of_one_header_costs_nothing(tmp_path: Path) -> None:
+    """The header says what the rows mean: without it a whole segment would be lost to one bit. So it stands there twice."""
+    files, placed = _write_log(tmp_path)
+    everything = dict(enumerate(row for *_, rows in placed for row in rows))
+    for file in files:
+        data = bytearray(file.read_bytes())
+        for copy in (0, DATA_START // 2):
+            length = len(data[copy : copy + DATA_START // 2].rstrip(b"\0"))
+            assert 60 < length < 200
+            for bit in range(copy * 8, (copy + length) * 8):
+                data[bit // 8] ^= 1 << bit % 8
+                file.write_bytes(data)
+                assert (everything, []) == _read(tmp_path)
+                data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+
+
 OVERWRITES = st.lists(st.tuples(st.integers(0, 1), st.integers(DATA_START, DATA_START + 500), st.binary(max_size=80)), max_size=5)
 
 
+@pytest.mark.fault(16)
 @settings(max_examples=200)
 @given(OVERWRITES)
 def test_overwritten_ranges_never_invent_a_row(cuts: list[tuple[int, int, bytes]]) -> None:

@@ -168,6 +168,7 @@ ACTS = [
 ]
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("act", ACTS)
 async def test_a_crash_between_any_two_operations_keeps_every_promise(
     act: Callable[[History], Awaitable[None]],
@@ -190,6 +191,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("seed", range(25))
 async def test_a_crash_in_a_random_history_with_random_faults_keeps_every_promise(seed: int) -> None:
     """Faults in combinations nobody thought of; the seed is the test's number."""

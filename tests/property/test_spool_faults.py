@@ -49,6 +49,7 @@ def test_short_and_interrupted_writes_are_finished(steps: list[int | OSError]) -
     assert recover(fs) == {0: b"a" * 30, 1: b"b"}
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "x"), OSError(errno.ENOSPC, "x"), 0], ids=["EIO", "ENOSPC", "0"])
 async def test_a_write_that_fails_counts_for_nothing_and_the_next_one_is_good(error: int | OSError) -> None:
     """Rows that were refused are counted as unlogged by the caller: they must not turn up, nor take numbers."""
@@ -88,6 +89,7 @@ def test_a_full_disk_is_asked_again_ten_times_a_second_and_no_more() -> None:
     assert recover(fs) == {0: b"a" * 100, 1: b"c" * 600}
 
 
+@pytest.mark.fault(14)
 async def test_a_log_without_traffic_becomes_healthy_when_space_is_back() -> None:
     """An unready worker gets no clicks: if only a click could heal it, it would stay unready for ever."""
     fs, clock = ModelFs(), Clock()
@@ -105,6 +107,7 @@ async def test_a_log_without_traffic_becomes_healthy_when_space_is_back() -> Non
     assert log.append([b"b"]) == 0
 
 
+@pytest.mark.fault(14)
 async def test_the_space_limit_refuses_rows_until_shipped_segments_go() -> None:
     """The process must stop before the volume is full, and go on when shipping has made room."""
     fs, clock = ModelFs(), Clock()
@@ -124,6 +127,7 @@ async def test_the_space_limit_refuses_rows_until_shipped_segments_go() -> None:
     assert log.append([b"z" * 300]) == 3
 
 
+@pytest.mark.fault(15)
 async def test_after_an_fsync_error_the_file_is_never_synced_again_and_its_rows_move() -> None:
     """The kernel marks the pages clean: a second fsync says yes and the rows are gone with the power."""
     fs = ModelFs()

@@ -54,6 +54,7 @@ async def test_a_spool_is_a_private_directory_that_says_whose_it_is(tmp_path: Pa
     spool.close()
 
 
+@pytest.mark.fault(17)
 async def test_a_spool_is_taken_by_one_process_at_a_time(tmp_path: Path) -> None:
     """Two shippers of one spool, or one beside its living writer, would race for the cursor with every batch."""
     spool = a_spool(tmp_path)
@@ -68,6 +69,7 @@ async def test_a_spool_is_taken_by_one_process_at_a_time(tmp_path: Path) -> None
     again.close()
 
 
+@pytest.mark.fault(17)
 async def test_a_second_start_never_writes_what_the_first_one_made(tmp_path: Path) -> None:
     """Two writers with the same id would give the same numbers to different clicks."""
     spool = a_spool(tmp_path)
