@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from tracker.domain.attribution import DAY_MS, Facts, LinkOwner, ProgramFacts, ProgramTerms, Standing
@@ -18,63 +20,91 @@ from tracker.domain.postback import STATUS_BY_WORD
 from tracker.domain.program import Coupon, coupon_key
 from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.rows import ms_of
-from tracker.storage.postgres import Connection, Record
+from tracker.storage.postgres import Connection
+from tracker.storage.together import Part, fetch_together
 
 _BELOW_TIME: Final = 83   # bits of a stored click id behind its milliseconds
 
 
-async def find_clicks(connection: Connection, click_ids: Iterable[bytes]) -> set[bytes]:
-    """Those of the ids whose row is here, in `clicks` or among the strays. One look-up a day: one partition each."""
+class ProgramRow(NamedTuple):
+    """A row of sql.PROGRAMS."""
+
+    program_id: int
+    several_per_key: bool
+    pending_cap: int
+
+
+def programs_asked(program_ids: Iterable[int]) -> Part:
+    """The question for these programs' rows: see `programs_of`."""
+    return sql.PROGRAMS, (list(program_ids),)
+
+
+def programs_of(rows: Iterable[tuple[Any, ...]]) -> dict[int, ProgramRow]:
+    """What PostgreSQL answered, by number."""
+    return {row[0]: ProgramRow(*row) for row in rows}
+
+
+def clicks_asked(click_ids: Iterable[bytes]) -> list[Part]:
+    """The questions which of the ids have a row in `clicks`: one a day, so that each opens one partition."""
     by_day: defaultdict[int, list[UUID]] = defaultdict(list)
     for click_id in set(click_ids):
         by_day[uuid_time_ms(click_id) // DAY_MS].append(UUID(bytes=click_id))
-    here: set[bytes] = set()
-    missing: list[UUID] = []
-    for day, ids in by_day.items():
-        bounds = UUID(int=day * DAY_MS << _BELOW_TIME), UUID(int=((day + 1) * DAY_MS << _BELOW_TIME) - 1)
-        found = {row["click_id"].bytes for row in await connection.fetch(sql.CLICKS_OF_DAY, ids, *bounds)}
-        here |= found
-        missing += [id_ for id_ in ids if id_.bytes not in found]
+    return [(sql.CLICKS_OF_DAY, (ids, *_bounds(day))) for day, ids in by_day.items()]
+
+
+def _bounds(day: int) -> tuple[UUID, UUID]:
+    return UUID(int=day * DAY_MS << _BELOW_TIME), UUID(int=((day + 1) * DAY_MS << _BELOW_TIME) - 1)
+
+
+async def with_strays(connection: Connection, click_ids: Iterable[bytes], found: Iterable[list[tuple[Any, ...]]]) -> set[bytes]:
+    """What was found of `clicks_asked`, and those of the ids that are among the strays."""
+    here = {row[0].bytes for rows in found for row in rows}
+    missing = [UUID(bytes=click_id) for click_id in set(click_ids) if click_id not in here]
     if missing:
         here |= {row["click_id"].bytes for row in await connection.fetch(sql.CLICKS_STRAY, missing)}
     return here
 
 
+async def find_clicks(connection: Connection, click_ids: Iterable[bytes]) -> set[bytes]:
+    """Those of the ids whose row is here, in `clicks` or among the strays."""
+    wanted = set(click_ids)
+    asked = clicks_asked(wanted)
+    return await with_strays(connection, wanted, await fetch_together(connection, *asked) if asked else [])
+
+
 async def read_facts(
-    connection: Connection, programs: Mapping[int, Record], *,
+    connection: Connection, programs: Mapping[int, ProgramRow], *,
     link_ids: Collection[int], coupons: Collection[str], clicks: Iterable[bytes],
 ) -> Facts:
-    """Facts about these programs (rows of PROGRAMS), links and coupons (coupon_key); `clicks` are those known to be here."""
+    """Facts about these programs, links and coupons (coupon_key); `clicks` are those known to be here."""
     program_ids = list(programs)
-    links = {
-        row["link_id"]: LinkOwner(row["program_id"], row["partner_id"])
-        for row in (await connection.fetch(sql.LINKS, list(link_ids)) if link_ids else [])
-    }
+    asked = (program_ids, list(link_ids), list(coupons))
+    link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows = await fetch_together(
+        connection, (sql.LINKS, asked[1:2]), (sql.COUPONS, asked[::2]), (sql.PROGRAM_TERMS, asked[:1]), (sql.COMMISSIONS, asked),
+        (sql.ENROLMENTS, asked), (sql.PARTNER_STATUSES, asked),
+    )
+    links = {link_id: LinkOwner(program_id, partner_id) for link_id, program_id, partner_id in link_rows}
     by_code: defaultdict[int, dict[str, Coupon]] = defaultdict(dict)
-    for row in await connection.fetch(sql.COUPONS, program_ids, list(coupons)) if coupons else []:
-        by_code[row["program_id"]][coupon_key(row["code"])] = _coupon(row)
-    by_coupon = {coupon.partner_id for found in by_code.values() for coupon in found.values()}
-    partners = list(by_coupon | {link.partner_id for link in links.values()})
-
+    for row in coupon_rows:
+        coupon = _coupon(*row)
+        by_code[coupon.program_id][coupon_key(coupon.code)] = coupon
     terms: defaultdict[int, list[ProgramTerms]] = defaultdict(list)
-    for row in await connection.fetch(sql.PROGRAM_TERMS, program_ids):
-        status = STATUS_BY_WORD[row["default_status"]]
-        terms[row["program_id"]].append(ProgramTerms(ms_of(row["valid_from"]), row["window_days"], status))
+    for program_id, valid_from, window_days, default_status in term_rows:
+        terms[program_id].append(ProgramTerms(ms_of(valid_from), window_days, STATUS_BY_WORD[default_status]))
     commissions: defaultdict[int, list[CommissionTerm]] = defaultdict(list)
-    for row in await connection.fetch(sql.COMMISSIONS, program_ids, partners):
-        commissions[row["program_id"]].append(_commission(row))
+    for program_id, *term in commission_rows:
+        commissions[program_id].append(_commission(*term))
     enrolments: defaultdict[int, defaultdict[int, list[Standing]]] = defaultdict(lambda: defaultdict(list))
-    for row in await connection.fetch(sql.ENROLMENTS, program_ids, partners):
-        standing = Standing(ms_of(row["valid_from"]), row["status"] == "active")
-        enrolments[row["program_id"]][row["partner_id"]].append(standing)
+    for program_id, partner_id, valid_from, status in enrolment_rows:
+        enrolments[program_id][partner_id].append(Standing(ms_of(valid_from), status == "active"))
     standings: defaultdict[int, list[Standing]] = defaultdict(list)
-    for row in await connection.fetch(sql.PARTNER_STATUSES, partners):
-        standings[row["partner_id"]].append(Standing(ms_of(row["valid_from"]), row["status"] == "active"))
+    for partner_id, valid_from, status in status_rows:
+        standings[partner_id].append(Standing(ms_of(valid_from), status == "active"))
 
     return Facts(
         programs={
             program_id: ProgramFacts(
-                program_id=program_id, several_per_key=row["several_per_key"], terms=terms[program_id],
+                program_id=program_id, several_per_key=row.several_per_key, terms=terms[program_id],
                 commissions=commissions[program_id], enrolments=enrolments[program_id], coupons=by_code[program_id],
             )
             for program_id, row in programs.items()
@@ -83,15 +113,19 @@ async def read_facts(
     )
 
 
-def _coupon(row: Record) -> Coupon:
+def _coupon(
+    coupon_id: int, program_id: int, partner_id: int, code: str, valid_from: datetime, valid_to: datetime | None
+) -> Coupon:
     return Coupon(
-        coupon_id=row["coupon_id"], program_id=row["program_id"], partner_id=row["partner_id"], code=row["code"],
-        valid_from_ms=ms_of(row["valid_from"]), valid_to_ms=row["valid_to"] and ms_of(row["valid_to"]),
+        coupon_id=coupon_id, program_id=program_id, partner_id=partner_id, code=code,
+        valid_from_ms=ms_of(valid_from), valid_to_ms=None if valid_to is None else ms_of(valid_to),
     )
 
 
-def _commission(row: Record) -> CommissionTerm:
+def _commission(
+    partner_id: int, event: str, valid_from: datetime, kind: Literal["percent", "fixed", "none"], rate: Decimal | None,
+    amount: Decimal | None, currency: str | None,
+) -> CommissionTerm:
     return CommissionTerm(
-        valid_from_ms=ms_of(row["valid_from"]), kind=row["kind"], partner_id=row["partner_id"], event=row["event"],
-        rate=row["rate"], amount=row["amount"], currency=row["currency"],
+        valid_from_ms=ms_of(valid_from), kind=kind, partner_id=partner_id, event=event, rate=rate, amount=amount, currency=currency,
     )

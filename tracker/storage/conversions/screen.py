@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -17,7 +18,9 @@ from tracker.domain.attribution import was_spooled
 from tracker.domain.conversion_id import ConversionKey, key_of
 from tracker.domain.postback import Postback
 from tracker.storage.conversions import sql as sql
-from tracker.storage.postgres import Connection, Record
+from tracker.storage.conversions.facts import ProgramRow, programs_asked, programs_of
+from tracker.storage.postgres import Connection
+from tracker.storage.together import fetch_together
 
 
 class UnknownProgramError(ValueError):
@@ -40,24 +43,29 @@ class Screened:
     over_cap: list[Subject] = field(default_factory=list)
 
 
-async def read_programs(connection: Connection, program_ids: Iterable[int]) -> dict[int, Record]:
+async def read_programs(connection: Connection, program_ids: Iterable[int]) -> dict[int, ProgramRow]:
     """Rows of PROGRAMS. UnknownProgramError when one is missing."""
     wanted = set(program_ids)
-    programs = {row["program_id"]: row for row in await connection.fetch(sql.PROGRAMS, list(wanted))}
+    [rows] = await fetch_together(connection, programs_asked(wanted))
+    return known_programs(programs_of(rows), wanted)
+
+
+def known_programs(programs: dict[int, ProgramRow], wanted: AbstractSet[int]) -> dict[int, ProgramRow]:
+    """`programs`, when all that are wanted are among them; else UnknownProgramError."""
     if missing := wanted - programs.keys():
         raise UnknownProgramError(f"unknown program {min(missing)}")
     return programs
 
 
-def program_key(message: Postback, programs: Mapping[int, Record]) -> ConversionKey | None:
+def program_key(message: Postback, programs: Mapping[int, ProgramRow]) -> ConversionKey | None:
     """None while the program is unknown."""
     if message.program_id is None:
         return None
-    return key_of(message, several_per_key=programs[message.program_id]["several_per_key"])
+    return key_of(message, several_per_key=programs[message.program_id].several_per_key)
 
 
 async def screen(
-    connection: Connection, fresh: Sequence[Postback], programs: Mapping[int, Record], here: set[bytes]
+    connection: Connection, fresh: Sequence[Postback], programs: Mapping[int, ProgramRow], here: set[bytes]
 ) -> Screened:
     """Sort new messages, in the order they came. `programs`: theirs; `here`: of their clicks, those whose row is here.
 
@@ -102,7 +110,7 @@ async def screen(
 
 
 async def _room_for_limited(
-    connection: Connection, fresh: Sequence[Postback], programs: Mapping[int, Record], ids: Mapping[bytes, UUID],
+    connection: Connection, fresh: Sequence[Postback], programs: Mapping[int, ProgramRow], ids: Mapping[bytes, UUID],
     taken: Collection[UUID],
 ) -> Counter[int]:
     """How many more unconfirmed conversions each program takes today: those that wait for their click count as made, so
@@ -115,4 +123,4 @@ async def _room_for_limited(
         made[row["program_id"]] += row["made"]
     for row in await connection.fetch(sql.UNCONFIRMED_WAITING, list(asking)):
         made[row["program_id"]] += row["waiting"]
-    return Counter({id_: max(0, programs[id_]["pending_cap"] - made[id_]) for id_ in asking})
+    return Counter({id_: max(0, programs[id_].pending_cap - made[id_]) for id_ in asking})

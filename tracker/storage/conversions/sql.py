@@ -26,17 +26,23 @@ LINKS: Final = "SELECT link_id, program_id, partner_id FROM links WHERE link_id 
 # lower() knows only some alphabets under some locales: codes that are not ASCII are compared by coupon_key, in Python.
 COUPONS: Final = """
     SELECT coupon_id, program_id, partner_id, code, valid_from, valid_to
-      FROM coupons WHERE program_id = ANY($1::int[]) AND (lower(code) = ANY($2::text[]) OR code ~ '[^ -~]')
+      FROM coupons WHERE program_id = ANY($1::int[]) AND cardinality($2::text[]) > 0
+       AND (lower(code) = ANY($2::text[]) OR code ~ '[^ -~]')
 """
-COMMISSIONS: Final = """
+# Partners of links ($2) and of coupons ($3) of programs ($1): asked for with what is known of them, to spare a round trip.
+_PARTNERS: Final = f"""
+    SELECT partner_id FROM ({LINKS.replace("$1", "$2")}) AS by_link
+     UNION SELECT partner_id FROM ({COUPONS.replace("$2", "$3")}) AS by_coupon
+"""  # noqa: S608 - made of constants, here and below
+COMMISSIONS: Final = f"""
     SELECT program_id, partner_id, event, valid_from, kind, rate, amount, currency
-      FROM commission_terms WHERE program_id = ANY($1::int[]) AND (partner_id = 0 OR partner_id = ANY($2::int[]))
-"""
-ENROLMENTS: Final = """
+      FROM commission_terms WHERE program_id = ANY($1::int[]) AND (partner_id = 0 OR partner_id IN ({_PARTNERS}))
+"""  # noqa: S608
+ENROLMENTS: Final = f"""
     SELECT program_id, partner_id, valid_from, status FROM enrolments
-     WHERE program_id = ANY($1::int[]) AND partner_id = ANY($2::int[])
-"""
-PARTNER_STATUSES: Final = "SELECT partner_id, valid_from, status FROM partner_statuses WHERE partner_id = ANY($1::int[])"
+     WHERE program_id = ANY($1::int[]) AND partner_id IN ({_PARTNERS})
+"""  # noqa: S608
+PARTNER_STATUSES: Final = f"SELECT partner_id, valid_from, status FROM partner_statuses WHERE partner_id IN ({_PARTNERS})"  # noqa: S608
 
 UNCONFIRMED_TODAY: Final = """
     SELECT program_id, count(*) AS made FROM conversion_state

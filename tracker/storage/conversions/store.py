@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
@@ -20,7 +20,15 @@ from tracker.domain.conversion_id import ConversionKey
 from tracker.domain.postback import Postback, Status
 from tracker.domain.program import coupon_key
 from tracker.storage.conversions import sql as sql
-from tracker.storage.conversions.facts import find_clicks, read_facts
+from tracker.storage.conversions.facts import (
+    ProgramRow,
+    clicks_asked,
+    find_clicks,
+    programs_asked,
+    programs_of,
+    read_facts,
+    with_strays,
+)
 from tracker.storage.conversions.rows import (
     columns,
     conversion_of,
@@ -30,8 +38,9 @@ from tracker.storage.conversions.rows import (
     state_row,
     uuid_of,
 )
-from tracker.storage.conversions.screen import Subject, program_key, read_programs, screen
-from tracker.storage.postgres import Connection, Record
+from tracker.storage.conversions.screen import Subject, known_programs, program_key, read_programs, screen
+from tracker.storage.postgres import Connection
+from tracker.storage.together import Part, execute_together, fetch_together
 
 PENDING_CLICK: Final = "pending_click"
 QUEUED: Final = "queued"
@@ -58,69 +67,86 @@ async def apply_messages(connection: Connection, messages: Sequence[Postback]) -
     A message in the postback log already is not applied again: its answer is the logged one. ValueError for messages
     nothing can be decided about.
     """
-    return await _apply(connection, messages, await logged_answers(connection, _ids(messages)), sql.WRITE_LOG)
+    return await _apply(connection, messages, lambda _: True, sql.WRITE_LOG)
 
 
 async def apply_again(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
     """As apply_messages, for a replay: what was quarantined gets another chance, its cause may be mended."""
-    logged = await logged_answers(connection, _ids(messages))
-    settled = {message_id: answer for message_id, answer in logged.items() if answer.reason != QUARANTINED}
-    return await _apply(connection, messages, settled, sql.WRITE_LOG_AGAIN)
+    return await _apply(connection, messages, lambda answer: answer.reason != QUARANTINED, sql.WRITE_LOG_AGAIN)
 
 
 async def _apply(
-    connection: Connection, messages: Sequence[Postback], answers: dict[bytes, Answer], write_log: str
+    connection: Connection, messages: Sequence[Postback], settles: Callable[[Answer], bool], write_log: str
 ) -> dict[bytes, Answer]:
+    clicks = {m.click_id for m in messages if m.click_id is not None and m.program_id is not None}
+    logged, program_rows, *found = await fetch_together(
+        connection, _logged_asked(_ids(messages)), programs_asked(_programs_of(messages)), *clicks_asked(clicks)
+    )
+    answers = {id_: answer for id_, answer in _answers_of(logged).items() if settles(answer)}
     fresh = [message for message in messages if message.message_id not in answers]
     if not fresh:
         return answers
-    programs = await read_programs(connection, {message.program_id for message in fresh if message.program_id is not None})
-    here = await find_clicks(connection, (m.click_id for m in fresh if m.click_id is not None and m.program_id is not None))
+    programs = known_programs(programs_of(program_rows), _programs_of(fresh))
+    here = await with_strays(connection, clicks, found)
     screened = await screen(connection, fresh, programs, here)
-    steps = await record(connection, screened.ready, programs, here)
+    steps, writes = await record(connection, screened.ready, programs, here)
     given = [(message, Answer(step.outcome.value, uuid_of(key.conversion_id), step.reason)) for (message, key), step in steps]
     given += [(message, Answer(PENDING_CLICK, key_id(key))) for message, key, _ in screened.waiting]
     given += [(message, Answer(REFUSED, key_id(key), OVER_CAP)) for message, key in screened.over_cap]
-    await _park(connection, screened.waiting)
-    await connection.execute(write_log, *columns((_log_row(message, answer) for message, answer in given), 8))
+    if screened.waiting:
+        writes.append((sql.WRITE_PENDING, columns((_pending_row(*waiting) for waiting in screened.waiting), 5)))
+    writes.append((write_log, columns((_log_row(message, answer) for message, answer in given), 8)))
+    await execute_together(connection, *writes)
     return answers | {message.message_id: answer for message, answer in given}
 
 
 async def resolve_messages(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
     """Apply messages that waited and wait no longer: from the click's row when it is here now, else from its id."""
-    programs = await read_programs(connection, {m.program_id for m in messages if m.program_id is not None})
+    programs = await read_programs(connection, _programs_of(messages))
     subjects = [Subject(message, key) for message in messages if (key := program_key(message, programs)) is not None]
     here = await find_clicks(connection, (m.click_id for m in messages if m.click_id is not None))
-    given = [
-        (message, Answer(step.outcome.value, key_id(key), step.reason))
-        for (message, key), step in await record(connection, subjects, programs, here)
-    ]
-    await note_resolved(connection, given)
+    steps, writes = await record(connection, subjects, programs, here)
+    given = [(message, Answer(step.outcome.value, key_id(key), step.reason)) for (message, key), step in steps]
+    await execute_together(connection, *writes, _resolved(given))
     return {message.message_id: answer for message, answer in given}
 
 
 async def note_resolved(connection: Connection, given: Iterable[tuple[Postback, Answer]]) -> None:
     """Write what became of messages that waited into the postback log."""
+    await execute_together(connection, _resolved(given))
+
+
+def _resolved(given: Iterable[tuple[Postback, Answer]]) -> Part:
     rows = ((uuid_of(m.message_id), answer.status, answer.reason, m.program_id, answer.conversion_id) for m, answer in given)
-    await connection.execute(sql.RESOLVED_LOG, *columns(rows, 5))
+    return sql.RESOLVED_LOG, columns(rows, 5)
 
 
 async def logged_answers(connection: Connection, message_ids: Iterable[bytes]) -> dict[bytes, Answer]:
     """The answers of those messages that were applied, or quarantined (the reason then is that word), before."""
-    rows = await connection.fetch(sql.LOGGED, [UUID(bytes=id_) for id_ in message_ids])
+    [logged] = await fetch_together(connection, _logged_asked(message_ids))
+    return _answers_of(logged)
+
+
+def _logged_asked(message_ids: Iterable[bytes]) -> Part:
+    return sql.LOGGED, ([UUID(bytes=id_) for id_ in message_ids],)
+
+
+def _answers_of(logged: Iterable[tuple[Any, ...]]) -> dict[bytes, Answer]:
     return {
-        row["message_id"].bytes: Answer(QUEUED, None, QUARANTINED) if row["outcome"] == QUARANTINED
-        else Answer(row["outcome"], row["conversion_id"], row["reason"])
-        for row in rows
+        message_id.bytes: Answer(QUEUED, None, QUARANTINED) if outcome == QUARANTINED else Answer(outcome, conversion_id, reason)
+        for message_id, outcome, reason, conversion_id in logged
     }
 
 
 async def record(
-    connection: Connection, subjects: Sequence[Subject], programs: Mapping[int, Record], here: set[bytes]
-) -> list[tuple[Subject, Step]]:
-    """Claim the keys, fold the messages in in the order given, write what came of it. `here`: clicks whose row is here."""
+    connection: Connection, subjects: Sequence[Subject], programs: Mapping[int, ProgramRow], here: set[bytes]
+) -> tuple[list[tuple[Subject, Step]], list[Part]]:
+    """Claim the keys, fold the messages in in the order given; what came of it, and what is to be written of that.
+
+    `here`: clicks whose row is here.
+    """
     if not subjects:
-        return []
+        return [], []
     keys = {key.conversion_id: key for _, key in subjects}
     rows = await connection.fetch(sql.CLAIM, *columns((key_parts(keys[id_]) for id_ in sorted(keys)), 6))
     before = {
@@ -137,14 +163,14 @@ async def record(
         step = fold(now.get(id_), subject.message, subject.key, facts)
         now[id_] = step.after
         steps.append((subject, step))
-    firsts = [_conversion_row(*subject) for subject, step in steps if step.outcome is Outcome.RECORDED]
-    if firsts:
-        await connection.execute(sql.WRITE_CONVERSIONS, *columns(firsts, 13))
-    await _write(
-        connection, [after for id_, after in now.items() if before.get(id_) != after],
+    writes = _writes(
+        [after for id_, after in now.items() if before.get(id_) != after],
         [(subject.message.message_id, step) for subject, step in steps],
     )
-    return steps
+    firsts = [_conversion_row(*subject) for subject, step in steps if step.outcome is Outcome.RECORDED]
+    if firsts:
+        writes.append((sql.WRITE_CONVERSIONS, columns(firsts, 13)))
+    return steps, writes
 
 
 async def decide_conversion(connection: Connection, conversion_id: UUID, status: Status, reason: str) -> Step | None:
@@ -171,12 +197,12 @@ async def _redecide(
     before = conversion_of(row, key_of_row(row))
     programs = await read_programs(connection, [before.key.program_id])
     step = decision(before, await _facts_for(connection, [before], [], programs, set()))
-    await _write(connection, [step.after] if step.after != before else [], [(None, step)])
+    await execute_together(connection, *_writes([step.after] if step.after != before else [], [(None, step)]))
     return step
 
 
 async def _facts_for(
-    connection: Connection, stored: Iterable[Conversion], messages: Sequence[Postback], programs: Mapping[int, Record],
+    connection: Connection, stored: Iterable[Conversion], messages: Sequence[Postback], programs: Mapping[int, ProgramRow],
     here: set[bytes],
 ) -> Facts:
     """The facts that these conversions, with these messages, are decided by."""
@@ -184,39 +210,34 @@ async def _facts_for(
     unsure = {c.click_id for c in stored if c.click_id is not None and c.credit.kind != "click"} - here
     links = {m.link_id for m in messages if m.link_id is not None} | {c.link_id for c in stored if c.link_id is not None}
     coupons = {coupon_key(m.coupon) for m in messages if m.coupon} | {c.coupon for c in stored if c.coupon is not None}
-    clicks = here | await find_clicks(connection, unsure)
+    clicks = here | (await find_clicks(connection, unsure) if unsure else set())
     return await read_facts(connection, programs, link_ids=links, coupons=coupons, clicks=clicks)
 
 
-async def _write(
-    connection: Connection, changed: Sequence[Conversion], steps: Sequence[tuple[bytes | None, Step]]
-) -> None:
+def _writes(changed: Sequence[Conversion], steps: Sequence[tuple[bytes | None, Step]]) -> list[Part]:
+    """Of conversions that changed: their state, history and ledger."""
+    writes: list[Part] = []
     if changed:
         rows = sorted((state_row(conversion) for conversion in changed), key=lambda row: row[0].bytes)
-        await connection.execute(sql.WRITE_STATE, *columns(rows, 30))
+        writes.append((sql.WRITE_STATE, columns(rows, 30)))
     history = [
         (UUID(bytes=step.after.key.conversion_id), entry.entry, uuid_of(message_id), entry.change, _json(entry.detail))
         for message_id, step in steps for entry in step.history
     ]
     if history:
-        await connection.execute(sql.WRITE_HISTORY, *columns(history, 5))
+        writes.append((sql.WRITE_HISTORY, columns(history, 5)))
     ledger = [
         (UUID(bytes=step.after.key.conversion_id), entry.entry, step.after.key.program_id, entry.partner_id, entry.amount,
          entry.currency, entry.reason)
         for _, step in steps for entry in step.ledger
     ]
     if ledger:
-        await connection.execute(sql.WRITE_LEDGER, *columns(ledger, 7))
+        writes.append((sql.WRITE_LEDGER, columns(ledger, 7)))
+    return writes
 
 
-async def _park(connection: Connection, waiting: Sequence[tuple[Postback, ConversionKey | None, bytes]]) -> None:
-    if waiting:
-        rows = [
-            (UUID(bytes=click_id), UUID(bytes=message.message_id), key_id(key),
-             message.credential_id, _json(message.to_json()))
-            for message, key, click_id in waiting
-        ]
-        await connection.execute(sql.WRITE_PENDING, *columns(rows, 5))
+def _pending_row(message: Postback, key: ConversionKey | None, click_id: bytes) -> tuple[object, ...]:
+    return UUID(bytes=click_id), UUID(bytes=message.message_id), key_id(key), message.credential_id, _json(message.to_json())
 
 
 def _conversion_row(message: Postback, key: ConversionKey) -> tuple[object, ...]:
@@ -232,6 +253,10 @@ def _log_row(message: Postback, answer: Answer) -> tuple[object, ...]:
         UUID(bytes=message.message_id), moment(message.received_ms), answer.status, answer.reason, message.program_id,
         answer.conversion_id, uuid_of(message.click_id), _json(message.to_json()),
     )
+
+
+def _programs_of(messages: Iterable[Postback]) -> set[int]:
+    return {message.program_id for message in messages if message.program_id is not None}
 
 
 def _ids(messages: Iterable[Postback]) -> list[bytes]:
