@@ -70,6 +70,20 @@ def postbacks(tokens: list[str], serial: bytes) -> list[bytes]:
     ]
 
 
+def others(tokens: list[str], serial: bytes) -> list[bytes]:
+    """What else comes to a click's host, a quarter each: a new sale, the same told again, one with a wrong token, no such path.
+
+    The last two are refused, 401 and 404.
+    """
+    told = postbacks(tokens, serial)
+    found = []
+    for number, sale in enumerate(told):
+        again = sale.replace(serial, b"-%d" % number)
+        strange = b"GET /favicon-%d.ico HTTP/1.1\r\nHost: %b\r\n\r\n" % (number, _HOST)
+        found += [sale, again, again.replace(b"token=token", b"token=wrong"), strange]
+    return found
+
+
 def mixed(clicks: list[bytes], others: list[bytes], *, share: float) -> list[bytes]:
     """The clicks, with others strewn in so that they are `share` of all."""
     rng = random.Random(11)

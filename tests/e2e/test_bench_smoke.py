@@ -35,7 +35,7 @@ def test_a_short_run_of_all_benchmarks_loses_nothing() -> None:
         [sys.executable, "-m", "tracker", "bench", "--smoke"], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("rich", "plain", "bare aiohttp", "nginx", "with 5 % postbacks"):
+    for name in ("rich", "plain", "bare aiohttp", "nginx", "with 5 % other requests"):
         assert name in done.stdout
     assert 4 == len(re.findall("All kept|Every row", done.stdout))
     assert before == sorted((ROOT / "bench" / "results").glob("*")), "a smoke run must not leave figures that look like results"

@@ -10,8 +10,6 @@ Published test vectors: tests/vectors/click_ids.json. Standard library only; clo
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +70,14 @@ def spell_in_python(body: bytes) -> bytes:
 spell = speedups.speller(spell_in_python)
 
 
+def _unspell(token: bytes) -> bytes:
+    """The 20 bytes of 32 characters. ValueError for any other character; int alone would take signs, spaces and underscores,
+    and takes 1 µs where b32hexdecode takes 9."""
+    if not token.isalnum():
+        raise ValueError("not base32hex")
+    return int(token, 32).to_bytes(20, "big")
+
+
 class Keyring:
     """The numbered secrets: the first signs, all verify. Each at least 16 bytes, numbers 0 to 15, none twice."""
 
@@ -94,8 +100,8 @@ class Keyring:
         if len(raw) != TOKEN_LENGTH:
             raise BadClickId("truncated" if 0 < len(raw) < TOKEN_LENGTH and raw.isalnum() else "foreign_format")
         try:
-            packed = base64.b32hexdecode(raw, casefold=True)
-        except (binascii.Error, ValueError):
+            packed = _unspell(raw)
+        except ValueError:
             raise BadClickId("foreign_format") from None
         head, mac = packed[:15], packed[15:]
         number = int.from_bytes(head, "big")
