@@ -8,10 +8,13 @@ otherwise hold a pool for ever.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 import asyncpg
 from asyncpg.exceptions import PostgresError
+from asyncpg.pgproto import pgproto
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -19,6 +22,9 @@ Record: TypeAlias = asyncpg.Record
 
 # What a broken or absent server looks like from here: wait and retry, never a fault of the data.
 Unavailable = (OSError, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+as_uuid: Final[Callable[[bytes], UUID]] = pgproto.UUID
+"""Sixteen bytes as the driver wants and gives them: a UUID made in 0.3 µs, where UUID(bytes=…) takes 3."""
 
 SESSION_SETTINGS = {
     "jit": "off",
@@ -31,7 +37,7 @@ SESSION_SETTINGS = {
 READ_ONLY = "SELECT current_setting('transaction_read_only') = 'on'"
 """True of a replica, and of a server that another one has followed: nothing of ours belongs there."""
 
-__all__ = ["READ_ONLY", "Connection", "Pool", "PostgresError", "Record", "Unavailable", "connect", "create_pool"]
+__all__ = ["READ_ONLY", "Connection", "Pool", "PostgresError", "Record", "Unavailable", "as_uuid", "connect", "create_pool"]
 
 
 async def connect(dsn: str, *, timeout: float = 5.0, command_timeout: float = 30.0, **settings: str) -> Connection:

@@ -20,7 +20,7 @@ from tracker.domain.postback import STATUS_BY_WORD
 from tracker.domain.program import Coupon, coupon_key
 from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.rows import ms_of
-from tracker.storage.postgres import Connection
+from tracker.storage.postgres import Connection, as_uuid
 from tracker.storage.together import Part, fetch_together
 
 _BELOW_TIME: Final = 83   # bits of a stored click id behind its milliseconds
@@ -48,7 +48,7 @@ def clicks_asked(click_ids: Iterable[bytes]) -> list[Part]:
     """The questions which of the ids have a row in `clicks`: one a day, so that each opens one partition."""
     by_day: defaultdict[int, list[UUID]] = defaultdict(list)
     for click_id in set(click_ids):
-        by_day[uuid_time_ms(click_id) // DAY_MS].append(UUID(bytes=click_id))
+        by_day[uuid_time_ms(click_id) // DAY_MS].append(as_uuid(click_id))
     return [(sql.CLICKS_OF_DAY, (ids, *_bounds(day))) for day, ids in by_day.items()]
 
 
@@ -59,7 +59,7 @@ def _bounds(day: int) -> tuple[UUID, UUID]:
 async def with_strays(connection: Connection, click_ids: Iterable[bytes], found: Iterable[list[tuple[Any, ...]]]) -> set[bytes]:
     """What was found of `clicks_asked`, and those of the ids that are among the strays."""
     here = {row[0].bytes for rows in found for row in rows}
-    missing = [UUID(bytes=click_id) for click_id in set(click_ids) if click_id not in here]
+    missing = [as_uuid(click_id) for click_id in set(click_ids) if click_id not in here]
     if missing:
         here |= {row["click_id"].bytes for row in await connection.fetch(sql.CLICKS_STRAY, missing)}
     return here

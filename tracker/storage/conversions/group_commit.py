@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol
-from uuid import UUID
 
 import orjson
 
@@ -27,7 +26,7 @@ from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.journal_mark import BEGIN
 from tracker.storage.conversions.rows import columns, moment
 from tracker.storage.conversions.store import QUARANTINED, QUEUED, Answer, apply_messages
-from tracker.storage.postgres import Connection, PostgresError, Unavailable
+from tracker.storage.postgres import Connection, PostgresError, Unavailable, as_uuid
 from tracker.storage.spool.cursor import CursorMovedError
 
 logger = logging.getLogger(__name__)
@@ -168,8 +167,8 @@ async def _quarantine(connection: Connection, message: Postback, error: Exceptio
     reason = f"{state or type(error).__name__}: {error}"[:500]
     logger.error("message %s is quarantined: %s", message.message_id.hex(), reason, exc_info=error if state is None else None)
     row = (
-        UUID(bytes=message.message_id), moment(message.received_ms), QUARANTINED, storable(reason), message.program_id,
-        None, None if message.click_id is None else UUID(bytes=message.click_id),
+        as_uuid(message.message_id), moment(message.received_ms), QUARANTINED, storable(reason), message.program_id,
+        None, None if message.click_id is None else as_uuid(message.click_id),
         orjson.dumps(storable(message.to_json())).decode(),
     )
     await connection.execute(BEGIN)

@@ -22,7 +22,7 @@ from uuid import UUID, uuid4
 import orjson
 
 from tracker.domain.refusal import Reason
-from tracker.storage.postgres import Pool, PostgresError, Unavailable, create_pool
+from tracker.storage.postgres import Pool, PostgresError, Unavailable, as_uuid, create_pool
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,6 @@ class Refusals:
             [_EPOCH + timedelta(milliseconds=refusal.received_ms) for _, refusal in batch],
             [refusal.reason.value for _, refusal in batch],
             [refusal.program_id for _, refusal in batch],
-            [None if refusal.click_id is None else UUID(bytes=refusal.click_id) for _, refusal in batch],
+            [None if refusal.click_id is None else as_uuid(refusal.click_id) for _, refusal in batch],
             [orjson.dumps(dict(refusal.message)).decode() for _, refusal in batch],
         )

@@ -12,7 +12,7 @@ from tracker.domain.commission import Money
 from tracker.domain.conversion import AdminDecision, Conversion, Timed
 from tracker.domain.conversion_id import ConversionKey
 from tracker.domain.postback import STATUS_BY_WORD, Status
-from tracker.storage.postgres import Record
+from tracker.storage.postgres import Record, as_uuid
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
@@ -37,7 +37,7 @@ def ms_of(at: datetime) -> int:
 
 def uuid_of(id_: bytes | None) -> UUID | None:
     """The 16 bytes as the driver wants them."""
-    return None if id_ is None else UUID(bytes=id_)
+    return None if id_ is None else as_uuid(id_)
 
 
 def columns(rows: Iterable[Sequence[Any]], count: int) -> list[list[Any]]:
@@ -48,7 +48,7 @@ def columns(rows: Iterable[Sequence[Any]], count: int) -> list[list[Any]]:
 def key_parts(key: ConversionKey) -> tuple[Any, ...]:
     """The first six of STATE_COLUMNS: the id and the parts it is derived from."""
     return (
-        UUID(bytes=key.conversion_id), key.program_id, key.event, key.txid, uuid_of(key.click_id), key.discriminator
+        as_uuid(key.conversion_id), key.program_id, key.event, key.txid, uuid_of(key.click_id), key.discriminator
     )
 
 

@@ -19,7 +19,7 @@ from tracker.domain.conversion_id import ConversionKey, key_of
 from tracker.domain.postback import Postback
 from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.facts import ProgramRow, programs_asked, programs_of
-from tracker.storage.postgres import Connection
+from tracker.storage.postgres import Connection, as_uuid
 from tracker.storage.together import fetch_together
 
 
@@ -72,7 +72,7 @@ async def screen(
     ValueError for a message of no program and no click.
     """
     keys = {message.message_id: key for message in fresh if (key := program_key(message, programs)) is not None}
-    ids = {message_id: UUID(bytes=key.conversion_id) for message_id, key in keys.items()}
+    ids = {message_id: as_uuid(key.conversion_id) for message_id, key in keys.items()}
     away = {
         message.message_id for message in fresh
         if message.click_id is not None and message.click_id not in here and was_spooled(message.click_id)

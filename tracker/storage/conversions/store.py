@@ -39,7 +39,7 @@ from tracker.storage.conversions.rows import (
     uuid_of,
 )
 from tracker.storage.conversions.screen import Subject, known_programs, program_key, read_programs, screen
-from tracker.storage.postgres import Connection
+from tracker.storage.postgres import Connection, as_uuid
 from tracker.storage.together import Part, execute_together, fetch_together
 
 PENDING_CLICK: Final = "pending_click"
@@ -128,7 +128,7 @@ async def logged_answers(connection: Connection, message_ids: Iterable[bytes]) -
 
 
 def _logged_asked(message_ids: Iterable[bytes]) -> Part:
-    return sql.LOGGED, ([UUID(bytes=id_) for id_ in message_ids],)
+    return sql.LOGGED, ([as_uuid(id_) for id_ in message_ids],)
 
 
 def _answers_of(logged: Iterable[tuple[Any, ...]]) -> dict[bytes, Answer]:
@@ -221,13 +221,13 @@ def _writes(changed: Sequence[Conversion], steps: Sequence[tuple[bytes | None, S
         rows = sorted((state_row(conversion) for conversion in changed), key=lambda row: row[0].bytes)
         writes.append((sql.WRITE_STATE, columns(rows, 30)))
     history = [
-        (UUID(bytes=step.after.key.conversion_id), entry.entry, uuid_of(message_id), entry.change, _json(entry.detail))
+        (as_uuid(step.after.key.conversion_id), entry.entry, uuid_of(message_id), entry.change, _json(entry.detail))
         for message_id, step in steps for entry in step.history
     ]
     if history:
         writes.append((sql.WRITE_HISTORY, columns(history, 5)))
     ledger = [
-        (UUID(bytes=step.after.key.conversion_id), entry.entry, step.after.key.program_id, entry.partner_id, entry.amount,
+        (as_uuid(step.after.key.conversion_id), entry.entry, step.after.key.program_id, entry.partner_id, entry.amount,
          entry.currency, entry.reason)
         for _, step in steps for entry in step.ledger
     ]
@@ -237,12 +237,12 @@ def _writes(changed: Sequence[Conversion], steps: Sequence[tuple[bytes | None, S
 
 
 def _pending_row(message: Postback, key: ConversionKey | None, click_id: bytes) -> tuple[object, ...]:
-    return UUID(bytes=click_id), UUID(bytes=message.message_id), key_id(key), message.credential_id, _json(message.to_json())
+    return as_uuid(click_id), as_uuid(message.message_id), key_id(key), message.credential_id, _json(message.to_json())
 
 
 def _conversion_row(message: Postback, key: ConversionKey) -> tuple[object, ...]:
     return (
-        UUID(bytes=key.conversion_id), UUID(bytes=message.message_id), key.program_id, key.event, message.txid,
+        as_uuid(key.conversion_id), as_uuid(message.message_id), key.program_id, key.event, message.txid,
         uuid_of(message.click_id), message.amount, message.currency, None if message.status is None else message.status.word,
         message.customer, message.coupon, moment(message.ts_ms), moment(message.received_ms),
     )
@@ -250,7 +250,7 @@ def _conversion_row(message: Postback, key: ConversionKey) -> tuple[object, ...]
 
 def _log_row(message: Postback, answer: Answer) -> tuple[object, ...]:
     return (
-        UUID(bytes=message.message_id), moment(message.received_ms), answer.status, answer.reason, message.program_id,
+        as_uuid(message.message_id), moment(message.received_ms), answer.status, answer.reason, message.program_id,
         answer.conversion_id, uuid_of(message.click_id), _json(message.to_json()),
     )
 
@@ -265,7 +265,7 @@ def _ids(messages: Iterable[Postback]) -> list[bytes]:
 
 def key_id(key: ConversionKey | None) -> UUID | None:
     """The conversion's id as the driver wants it; None while the key is unknown."""
-    return None if key is None else UUID(bytes=key.conversion_id)
+    return None if key is None else as_uuid(key.conversion_id)
 
 
 def _json(value: object) -> str:
