@@ -163,7 +163,7 @@ def machine_of(make: Callable[[], System]) -> type[Matching]:
 
 
 @pytest.mark.fault(19, 20, 21)
-@pytest.mark.parametrize(("examples", "steps"), [(40, 12), pytest.param(150, 30, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(("examples", "steps"), [(30, 12), pytest.param(150, 30, marks=pytest.mark.nightly)])
 def test_whatever_happens_to_edges_and_journals_the_books_are_the_oracles(
     dsn: str, tmp_path: Path, examples: int, steps: int
 ) -> None:

@@ -96,7 +96,7 @@ SMALL_VOLUME = 40 * 2**20
 
 @contextmanager
 def small_volume(place: Path) -> Iterator[bool]:
-    """A volume of 40 MiB at `place`, for as long as the kernel lets us mount one; False: an ordinary directory."""
+    """A volume of 40 MiB at `place`, where the kernel lets us mount one; False: an ordinary directory."""
     place.mkdir()
     mounting = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_VOLUME}", "tracker-test", str(place)]
     mounted = shutil.which("mount") is not None and subprocess.run(mounting, capture_output=True, check=False).returncode == 0
@@ -107,32 +107,41 @@ def small_volume(place: Path) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@contextmanager
+def without_room(place: Path, machine: SickMachine, *, mounted: bool) -> Iterator[None]:
+    """Meanwhile the volume takes what is allocated already, and no further segment."""
+    if not mounted:
+        with machine.failing(errno.ENOSPC, "fallocate"):
+            yield
+        return
+    ballast = place / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(place).free - (8 << 20))
+    yield
+    ballast.unlink()
+
+
 @pytest.mark.fault(14)
 def test_a_volume_that_fills_up_under_clicks_is_counted_to_the_last_one(dsn: str, tmp_path: Path) -> None:
-    """A real file system without room for the next segment; where none may be mounted, the limit that we set ourselves."""
+    """A real file system without room for the next segment: rows go on into the current one, then none can be kept."""
     make_world(dsn, links=3)
-    visits = Visits()
-    with small_volume(tmp_path / "volume") as mounted:
-        ballast = tmp_path / "volume" / "ballast"
-        ballast.mkdir()
-        limit = 1 << 30 if mounted else 68 << 20     # the least that one worker takes is 68 MiB
-        environ = tracker_environ(
-            dsn, tmp_path / "volume", TRACKER_WORKERS="1", TRACKER_SPOOL_MAX_BYTES=str(limit)
-        )
+    machine, volume, visits = SickMachine(tmp_path / "machine"), tmp_path / "volume", Visits()
+    with small_volume(volume) as mounted:
+        environ = machine.environ(tracker_environ(dsn, volume, TRACKER_WORKERS="1"))
         with running("edge", environ) as tracker, Connection(tracker.public_port) as connection:
-            with (ballast / "full").open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, (SMALL_VOLUME if mounted else limit) - (20 << 20))
-            for _ in range(6000):
-                if visits.click(connection, BIG):
-                    break
-            assert 1 == len(visits.flagged), "the volume never filled up"
-            until(lambda: not is_ready(tracker), "it says that it is not ready")
-            for _ in range(50):
-                visits.click(connection)
-            (ballast / "full").unlink()
+            assert not visits.click(connection)     # in a segment of 16 MiB
+            with without_room(volume, machine, mounted=mounted):
+                for _ in range(6000):
+                    if visits.click(connection, BIG):
+                        break
+                assert 1 == len(visits.flagged), "the volume never filled up"
+                assert len(visits.tokens) > 1000, "what is allocated is not used"
+                until(lambda: not is_ready(tracker), "it says that it is not ready")
+                for _ in range(50):
+                    visits.click(connection)
             until(lambda: is_ready(tracker), "space coming back is enough")
             assert not any(visits.click(connection) for _ in range(50))
-            visits.assert_counted(tracker, dsn, tmp_path / "volume", most_at_fault=1)
+            visits.assert_counted(tracker, dsn, volume, most_at_fault=1)
             assert_verified(environ)
 
 

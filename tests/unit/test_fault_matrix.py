@@ -19,12 +19,8 @@ ROWS = range(1, 39)
 MISSING: dict[int, str] = {
     1: "kill -9 under load is tested (e2e/test_clicks_survive.py); random rounds and a million records at the start are to come",
     2: "kill -9 in a replay is tested in the same file; its long form is to come",
-    10: "marks that went back are tested (test_shipper.py); a real replica that lags is to come",
     12: "strays and their moving in are tested; with 400 partitions they are not",
-    31: "pipelining is tested in tens; ten thousand are to come",
-    32: "deadlines are tested connection by connection; five thousand at once are to come",
     37: "there are no outgoing postbacks yet",
-    38: "limits of descriptors, memory and CPU are to come",
 }
 
 
