@@ -137,10 +137,11 @@ class Redirector:
 
     def commit(self) -> None:
         """Write what was collected, in one frame. Never raises: what cannot be written goes out all the same, and is counted."""
-        rows = self._rows
+        rows, clicks, prefetches, heads = self._rows, self._visits, self._prefetches, self._heads
         if not rows:
             return
-        self._rows = []
+        self._rows = []      # before the write: should it end in what nobody foresaw, nothing of this is counted with the next
+        self._visits = self._prefetches = self._heads = 0
         appended = 0
         if self._spooled:
             try:
@@ -148,10 +149,7 @@ class Redirector:
                 appended = len(rows)
             except SpoolUnavailable:
                 appended = 0      # the log knows, counts and says why; ids are flagged from here on
-        self._counts.add(
-            clicks=self._visits, prefetches=self._prefetches, heads=self._heads, appended=appended, unlogged=len(rows) - appended
-        )
-        self._visits = self._prefetches = self._heads = 0
+        self._counts.add(clicks=clicks, prefetches=prefetches, heads=heads, appended=appended, unlogged=len(rows) - appended)
 
     def _new_visitor_hash(self, now_ms: int) -> blake2b:
         """Keyed anew every day, so that nobody is known again on another."""
