@@ -11,7 +11,7 @@ import pytest
 from demo_world import Database, own_database
 from postgres_fixtures import PostgresFactory
 from proxy import Fault, proxied_aside
-from tracker_process import until
+from tracker_process import running, tracker_environ, until
 from trade import PART_SECONDS, trading
 
 OF_CLICKS = b"PGCOPY"                # what their connection sends before COMMIT, and no other does
@@ -29,7 +29,10 @@ def database(postgres_factory: PostgresFactory) -> Iterator[Database]:
 @pytest.mark.fault(9)
 def test_connections_that_break_around_commit(database: Database, tmp_path: Path) -> None:
     """COMMIT never arrives; or its reply is lost; or it arrives two seconds later, on a connection everybody believes dead."""
-    with proxied_aside(database.dsn) as proxy, trading(proxy.dsn, tmp_path) as trade:
+    beside = tracker_environ(database.dsn, tmp_path / "spool")      # its jobs commit groups as well, whose doubts nobody counts
+    with (
+        running("control", beside), proxied_aside(database.dsn) as proxy, trading(proxy.dsn, tmp_path, role="edge") as trade,
+    ):
         trade.goes_on()
         for action in ACTIONS:
             for transaction in (OF_CLICKS, OF_POSTBACKS):

@@ -16,7 +16,7 @@ from full_disk import own_disk
 from postgres_fixtures import PostgresFactory
 from trade import trading
 
-SECONDS = [3.0, pytest.param(60.0, marks=pytest.mark.nightly)]
+SECONDS = [2.0, pytest.param(60.0, marks=pytest.mark.nightly)]
 WORKERS = 2
 MORE_SESSIONS = 2 * WORKERS
 """Than when all is well, for a moment: somebody who looks for dead spools, a shipper that follows one that hangs."""

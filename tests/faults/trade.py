@@ -21,7 +21,7 @@ from judge import Clients, all_is_shipped, assert_kept, clients
 from tracker_process import TrackerProcess, running, tracker_environ, until
 from visitor import POSTBACK_SECONDS, Answer, Connection, click, urgent_postback
 
-PART_SECONDS = 1.0           # of trade, in each part of a test at least
+PART_SECONDS = 0.5           # of trade, in each part of a test at least
 SALES = 12                   # in each as well: what a few shops sell in a second, or in 4 when each waits for 1.2
 BROWSERS = 16
 BROWSER_PAUSE_SECONDS = 0.02 # some 700 clicks a second: a machine at its limit would make answers late that are not the tracker's
@@ -171,7 +171,7 @@ class Trade:
     def counts(self, metric: str, label: str, expected: float) -> bool:
         return self.tracker.metric(metric, label) == expected
 
-    def assert_all_kept(self, dsn: str) -> None:
+    def assert_all_kept(self, dsn: str, *, strays: bool = False) -> None:
         """Stop, let everything arrive, judge: no request failed or waited, nothing is missing, nothing is there twice."""
         self.shops.stop()
         history = self.crowd.stop()
@@ -182,7 +182,7 @@ class Trade:
         until(lambda: value(dsn, _DECIDED) >= len(self.shops.sales), "every sale is decided", seconds=DRAINED_SECONDS, every=0.1)
         found = sale_accusations(self.shops.sales, map(dict, fetch(dsn, _SOLD)))
         assert [] == found, "\n".join(found)
-        assert_kept(dsn, self.spool_dir, history, self.environ, besides=self.shops.clicks)
+        assert_kept(dsn, self.spool_dir, history, self.environ, besides=self.shops.clicks, strays=strays)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from shipping import DAY_MS, assert_conserved, click_id, click_row, database, live_spool, now_ms
 
 from tracker.jobs.partitions import keep_partitions
@@ -31,6 +32,7 @@ async def test_partitions_are_made_for_thirty_days_to_come(dsn: str) -> None:
         assert 0 == (await keep_partitions(db)).made
 
 
+@pytest.mark.fault(12)
 async def test_strays_are_moved_in_and_counted_once_their_day_exists(dsn: str, tmp_path: Path) -> None:
     """A stray must come to count exactly as if its partition had been there, whichever way it goes in."""
     async with live_spool(tmp_path) as spool, database(dsn) as db:

@@ -296,6 +296,7 @@ async def test_an_outage_loses_nothing_and_pays_nothing_twice(postgres_factory: 
             await assert_money_adds_up(db)
 
 
+@pytest.mark.fault(12)
 async def test_look_ups_of_clicks_open_one_partition_of_four_hundred(dsn: str, db: Any) -> None:
     """Danger: a generic plan locks every partition and its index, for every group, on every edge."""
     await db.execute("SELECT ensure_click_partitions((now() AT TIME ZONE 'UTC')::date - 370, 400)")
