@@ -32,13 +32,13 @@ BACK_SECONDS = 10.0          # from PostgreSQL's return to the first sale that i
 DRAINED_SECONDS = 60.0       # and until everything is in its tables
 KEPT = ("recorded", "queued", "pending_click")
 
-_SOLD = """
+SOLD = """
     SELECT txid, s.conversion_id, s.status, s.amount, s.partner_id,
            (SELECT count(*) FROM conversions AS c WHERE c.conversion_id = s.conversion_id) AS conversions,
            (SELECT array_agg(l.amount) FROM ledger AS l WHERE l.conversion_id = s.conversion_id) AS ledger
       FROM conversion_state AS s
 """
-_DECIDED = "SELECT count(*) FROM conversion_state WHERE status = 'approved'"
+DECIDED = "SELECT count(*) FROM conversion_state WHERE status = 'approved'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +179,8 @@ class Trade:
         assert history.flawless, history
         assert history.slowest < CLICK_SECONDS
         until(lambda: all_is_shipped(dsn, self.spool_dir), "every click is shipped", seconds=DRAINED_SECONDS, every=0.1)
-        until(lambda: value(dsn, _DECIDED) >= len(self.shops.sales), "every sale is decided", seconds=DRAINED_SECONDS, every=0.1)
-        found = sale_accusations(self.shops.sales, map(dict, fetch(dsn, _SOLD)))
+        until(lambda: value(dsn, DECIDED) >= len(self.shops.sales), "every sale is decided", seconds=DRAINED_SECONDS, every=0.1)
+        found = sale_accusations(self.shops.sales, map(dict, fetch(dsn, SOLD)))
         assert [] == found, "\n".join(found)
         assert_kept(dsn, self.spool_dir, history, self.environ, besides=self.shops.clicks, strays=strays)
 

@@ -154,6 +154,8 @@ class Catalog(CatalogMemory):
         # All of it: a failover or restore behind a lost connection may have rewritten what is older than our horizon.
         with contextlib.nullcontext() if self.ready else uncollected():
             await self._load(connection, everything=True)
+        if not self._started.is_set() and not (self._folder / catalog_snapshot.NAME).exists():
+            await self._save()      # the first start here: what is served from now on must survive a start without PostgreSQL
         self.ready, self.from_snapshot = True, False
         self._started.set()
         next_resync = time.monotonic() + RESYNC_SECONDS * random.uniform(0.7, 1.0)   # noqa: S311
