@@ -143,6 +143,17 @@ def test_a_dead_worker_is_replaced_and_the_sums_stay_exact(dsn: str, tmp_path: P
         assert_verified(environ)
 
 
+def test_sigterm_to_a_worker_that_is_just_starting_is_an_orderly_end(dsn: str, tmp_path: Path) -> None:
+    """It had answered nobody; an exit code of 1 would have a deployment called failed. Found by rounds of random faults."""
+    make_world(dsn)
+    with running("serve", tracker_environ(dsn, tmp_path / "spool")) as tracker:
+        victim = tracker.workers()[0]
+        tracker.kill_worker(victim)
+        until(lambda: victim not in tracker.workers() and len(tracker.workers()) == 2, "its successor has begun", every=0.002)
+        tracker.terminate()
+        assert 0 == tracker.exit_code()
+
+
 def test_an_edge_starts_without_postgres_and_knows_everything_it_knew(database: Database, tmp_path: Path) -> None:
     """A node is rebooted during an outage of the database: every link must work, every shop must be believed."""
     environ = tracker_environ(database.dsn, tmp_path / "spool")

@@ -87,7 +87,7 @@ class Supervisor:
             else:
                 code = await self._ended(index, process)
                 if self._stopping.is_set():
-                    return code
+                    return 0 if code == -signal.SIGTERM else code      # so ends who had not begun yet, and answered nobody
                 if code == SETUP_FAILED and not self._proven:
                     self.failed.set()
                     return code
