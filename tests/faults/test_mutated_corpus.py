@@ -22,7 +22,7 @@ from tracker_process import until
 
 SILENCE_SECONDS = 0.1      # of a proxy that waits for more: then we stop sending
 SEED = 38
-ROUNDS = [100, pytest.param(10_000, marks=[pytest.mark.nightly, pytest.mark.timeout(3_600)])]
+ROUNDS = [250, pytest.param(10_000, marks=[pytest.mark.nightly, pytest.mark.timeout(3_600)])]
 
 WHOLE = [raw_of(case) for case in CASES if len(raw_of(case)) < 2_000 and "head" not in case]      # an answer to HEAD has no end
 PIECES = [
