@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from doors import (
     OLD_TOKEN,
     OPEN,
     OTHER_TOKEN,
+    SHOP,
     SHOP_TOKEN,
     SIGNED,
     SPOOL_ID,
@@ -182,6 +184,28 @@ async def test_signed_postbacks_are_believed_for_five_minutes_under_either_secre
     assert (401, "bad_signature") == await code_of(door, query_signed(bytes(32), now_s))
     assert (401, "bad_signature") == await code_of(door, query_signed(HMAC_SECRETS[0], now_s, "&txid=added"))
     assert (401, "bad_token") == await code_of(door, urlencode({"click_id": click, "token": SHOP_TOKEN}))
+
+
+@pytest.mark.fault(25)
+@pytest.mark.parametrize(
+    ("compared_bytes", "program", "refusal"),
+    [(5, SHOP, "bad_click_id"), (32, SHOP, "bad_token"), (64, SIGNED, "bad_signature")],
+    ids=["click id", "token", "signature"],
+)  # fmt: skip
+async def test_who_is_believed_hangs_on_a_comparison_in_constant_time(
+    door: Door, monkeypatch: pytest.MonkeyPatch, compared_bytes: int, program: int, refusal: str
+) -> None:
+    """With `==` the time of a refusal tells how much of a guess was right. Where the comparison says no, nobody may say yes."""
+    compare = hmac.compare_digest
+    query = urlencode({"click_id": door.click(program), "amount": "3"} | (
+        {"sig_ts": door.now_ms // 1000} if program == SIGNED else {"token": SHOP_TOKEN}))
+    if program == SIGNED:
+        at = query.rpartition("=")[2]
+        query += "&sig=" + sign(HMAC_SECRETS[0], at, signed_part("GET", f"/postback?{query}".encode(), b""))
+    with monkeypatch.context() as patched:
+        patched.setattr(hmac, "compare_digest", lambda a, b: len(a) != compared_bytes and compare(a, b))
+        assert refusal == (await code_of(door, query))[1]
+    assert 200 == (await door.send(params=query))[0]
 
 
 async def test_a_body_is_signed_with_its_request(door: Door) -> None:
