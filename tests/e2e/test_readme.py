@@ -2,12 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import missing
 from tracker_process import free_port, until
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +57,8 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
 
 
 def test_send_a_click_post_a_conversion_see_it(dev: Dev) -> None:
+    if shutil.which("curl") is None:
+        missing("no curl (Debian: curl)")
     walk = re.findall(r"```console\n(.*?)```", README, re.DOTALL)[0]
     click, recorded, duplicate, shown, verify = re.findall(r"^\$ (.+)$", walk, re.MULTILINE)
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tracker.web import sockets
-from tracker.web.sockets import accept_rest, adopt, let_no_handshake_begin, open_sockets
+from tracker.web.sockets import accept_rest, open_sockets, turn_newcomers_away
 
 SECONDS = 20.0
-SO_LOCK_FILTER = 44            # asm/socket.h: from then on the kernel refuses to change the filter
-NOTHING = [(0x06, 0, 0, 0)]    # a filter that drops every packet
-ESTABLISHED, SYN_SENT = 1, 2   # netinet/tcp.h
 
 
 def exists(host: str) -> bool:
@@ -34,60 +31,68 @@ def listening(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
         yield opened
 
 
-def begin(listening: socket.socket, *, deaf: bool = False) -> socket.socket:
-    """A client that has sent its SYN, and, unless deaf to the answer, ended its handshake: over loopback that is done at once."""
-    client = socket.socket(listening.family)
-    if deaf:
-        sockets._attach_filter(client, NOTHING)
-    client.setblocking(False)
-    assert errno.EINPROGRESS == client.connect_ex(listening.getsockname())
-    return client
+def knock(listening: socket.socket) -> socket.socket:
+    """A client whose handshake has ended, as it sees it."""
+    return socket.create_connection(listening.getsockname()[:2], timeout=SECONDS)
 
 
-def state(client: socket.socket) -> int:
-    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-
-
-def accept(listening: socket.socket) -> list[socket.socket]:
-    """Those who come next."""
+def accept(listening: socket.socket) -> socket.socket:
     assert select.select([listening], [], [], SECONDS)[0], "nobody came"
-    return accept_rest(listening)
+    [connection] = accept_rest(listening)
+    return connection
 
 
-def test_handshakes_under_way_complete_and_none_begins(listening: socket.socket) -> None:
-    """Else the queue never ends: whoever the kernel lets in after the last accept is reset with his request."""
-    with begin(listening) as known, begin(listening, deaf=True) as under_way:
-        assert (ESTABLISHED, SYN_SENT) == (state(known), state(under_way))
-        assert let_no_handshake_begin(listening)
-        under_way.setsockopt(socket.SOL_SOCKET, sockets._SO_DETACH_FILTER, 0)      # it hears the next try, a second later
-        with begin(listening) as newcomer:
-            [first] = accept(listening)
-            with first:
-                assert known.getsockname() == first.getpeername()
-            [second] = accept(listening)
-            with second:
+def test_handshakes_under_way_complete_and_newcomers_are_refused(listening: socket.socket) -> None:
+    """Else the queue never ends: whoever the kernel lets in after the last accept is reset, with his request."""
+    with knock(listening) as queued:
+        # A handshake then ends with the client's first byte, not with its ACK.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, int(SECONDS))
+        with knock(listening) as under_way:
+            assert turn_newcomers_away(listening)
+            with pytest.raises(ConnectionRefusedError):
+                knock(listening)
+            with accept(listening) as first:
+                assert queued.getsockname() == first.getpeername()
+            assert [] == accept_rest(listening)
+            under_way.sendall(b"request")
+            with accept(listening) as second:
                 assert under_way.getsockname() == second.getpeername()
-                under_way.send(b"request")
-                assert select.select([second], [], [], SECONDS)[0]
-                assert b"request" == second.recv(100), "a connection let in like this carries data"
-            assert SYN_SENT == state(newcomer)
-            listening.close()
-            assert select.select([], [newcomer], [], SECONDS)[1], "it is left without an answer for ever"
-            assert errno.ECONNREFUSED == newcomer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                assert b"request" == second.recv(100)
+                second.sendall(b"answer")
+                assert b"answer" == under_way.recv(100), "let in like this, it is a connection like any other"
 
 
-def test_who_adopts_a_socket_lets_handshakes_begin_again(listening: socket.socket) -> None:
-    """A worker that was told to end alone, or killed in its drain: the parent hands the same socket to its successor."""
-    assert let_no_handshake_begin(listening)
-    [adopted] = adopt([os.dup(listening.fileno())])
-    with adopted, begin(adopted) as client:
-        assert ESTABLISHED == state(client)
+def test_a_socket_that_the_parent_may_hand_on_stays_open(listening: socket.socket) -> None:
+    """A worker that was told to end alone: its successor gets this very socket, and nobody could open it again."""
+    child = (
+        "import sys; from tracker.web.sockets import adopt, turn_newcomers_away\n"
+        "[listening] = adopt([int(sys.argv[1])])\n"
+        "sys.stdin.read()\n"
+        "print(turn_newcomers_away(listening))\n"
+    )
+
+    def turned_away(*, parent_closes: bool) -> bytes:
+        fd = os.dup(listening.fileno())
+        with subprocess.Popen(
+            [sys.executable, "-c", child, str(fd)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[fd]
+        ) as process:
+            if parent_closes:
+                os.close(fd)
+            said, _ = process.communicate(timeout=SECONDS)
+        if not parent_closes:
+            os.close(fd)
+        return said.strip()
+
+    assert b"False" == turned_away(parent_closes=False)
+    knock(listening).close()
+    assert b"True" == turned_away(parent_closes=True)
+    with pytest.raises(ConnectionRefusedError):
+        knock(listening)
 
 
-def test_a_kernel_that_refuses_filters_is_no_failure(listening: socket.socket) -> None:
-    """Then connections may be reset, as ever; the drain and the next start must go on."""
-    listening.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
-    assert not let_no_handshake_begin(listening)
-    [adopted] = adopt([os.dup(listening.fileno())])
-    with adopted, begin(adopted) as client:
-        assert ESTABLISHED == state(client)
+def test_a_kernel_that_refuses_is_no_failure() -> None:
+    """Then connections may be reset, as ever; the drain must go on."""
+    left, right = socket.socketpair()
+    with left, right:
+        left.close()
+        assert not turn_newcomers_away(left)

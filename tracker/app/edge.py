@@ -1,7 +1,7 @@
 """One edge worker: clicks and conversions, nothing else. Built from settings, started and stopped in order.
 
     start   number → spool → catalog → shipper, recorder → doors open
-    drain   unready → answers say `Connection: close` → no handshake begins → doors close when their queues are empty
+    drain   unready → answers say `Connection: close` → newcomers are refused → doors close when their queues are empty
             → connections end → rows written, shipped, recorded → spool closed
 """
 
@@ -48,14 +48,13 @@ from tracker.web.misses import Misses
 from tracker.web.postback import PostbackDoor
 from tracker.web.public import public_app
 from tracker.web.redirect import Redirector
-from tracker.web.sockets import accept_rest, let_no_handshake_begin
+from tracker.web.sockets import accept_rest, turn_newcomers_away
 
 log = logging.getLogger(__name__)
 
 SERVE_ON_SECONDS = 2.0        # after SIGTERM, while balancers notice that we are unready
 # For handshakes under way to complete, while no other begins: so slow a round trip loses nothing. At half of this, satellites'
-# (600 ms) met resets, 51 of 384 when measured; at double, who was left without an answer would ask again, a second after his
-# first try, while the door is still there, and be refused only two seconds later.
+# (600 ms) met resets, 51 of 384 when measured; at double, each stop would take longer than the 25 s that README promises.
 HANDSHAKES_SECONDS = 0.9
 CONNECTIONS_SECONDS = 8.0     # for connections to end, then; a postback takes 1.5 at most
 HANDLERS_SECONDS = 2.0        # for what still runs after that
@@ -173,14 +172,14 @@ class Edge:
         self._lanes.drain()
         await asyncio.sleep(serve_on_seconds)
         loop = asyncio.get_running_loop()
-        if not self.unfit.is_set() and all(let_no_handshake_begin(listening) for listening in self._sockets):
-            await asyncio.sleep(HANDSHAKES_SECONDS)      # not when unfit: newcomers then queue up for the successor
+        if all(turn_newcomers_away(listening) for listening in self._sockets):
+            await asyncio.sleep(HANDSHAKES_SECONDS)
         for server in self._servers:
             server.close()
         waiting: list[socket.socket] = []
         for listening in self._sockets:
             waiting += accept_rest(listening)
-            listening.close()                    # at once: were handshakes not held off, what queues up between the two is reset
+            listening.close()                    # at once: what queues up between the two is reset, or waits for an heir
         for connection in waiting:
             await loop.connect_accepted_socket(self._lanes, connection)
         with contextlib.suppress(TimeoutError):

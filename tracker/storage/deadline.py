@@ -30,9 +30,11 @@ async def deadline(connection: Connection, seconds: float) -> AsyncIterator[None
                 yield
             finally:
                 inside = False
-    except TimeoutError as error:
-        if lost:
+    except (TimeoutError, RuntimeError) as error:
+        if lost:  # woken in a COPY, the driver writes a farewell to the closed connection; uvloop calls that a RuntimeError
             raise ConnectionResetError("the connection to PostgreSQL broke") from error
+        if isinstance(error, RuntimeError):
+            raise
         raise TimeoutError(f"PostgreSQL took longer than {seconds:g} s") from error
     finally:
         connection.remove_termination_listener(on_loss)

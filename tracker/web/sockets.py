@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
+import os
 import socket
-import struct
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 BACKLOG = 4096      # connections the kernel keeps while a worker is being replaced: two seconds at 2,000 new ones a second
 ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - the contract's default
 
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27     # asm/socket.h
-_SYN, _ACK = 0x02, 0x10
-# Classic BPF (linux/filter.h): code, jumps when true and false, operand. A TCP socket's filter sees packets from their TCP
-# header on, over IPv4 and IPv6 alike.
-_NO_HANDSHAKE_BEGINS = (
-    (0x30, 0, 0, 13),               # load byte 13, the flags
-    (0x54, 0, 0, _SYN | _ACK),      # of which these two count
-    (0x15, 0, 1, _SYN),             # SYN alone begins a handshake; anything else goes one further
-    (0x06, 0, 0, 0),                # keep 0 bytes of it: dropped, without an answer
-    (0x06, 0, 0, 0xFFFF_FFFF),      # keep all of it
-)
+_SO_BINDTOIFINDEX = 62       # asm/socket.h, since Linux 5.0; without privileges since 5.7
+_NO_INTERFACE = 2**31 - 1    # the kernel takes any number, and counts interfaces up from 1
 
 
 class PortTakenError(Exception):
@@ -75,33 +64,41 @@ def _open(host: str, port: int, *, reuse_port: bool) -> socket.socket:
 
 
 def adopt(fds: Sequence[int]) -> list[socket.socket]:
-    """The sockets a parent handed down. A predecessor may have been ending when it let go of them: handshakes begin again."""
-    adopted = [socket.socket(fileno=fd) for fd in fds]
-    for listening in adopted:
-        with contextlib.suppress(OSError):      # nothing to take off
-            listening.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-    return adopted
+    """The sockets a parent handed down."""
+    return [socket.socket(fileno=fd) for fd in fds]
 
 
-def let_no_handshake_begin(listening: socket.socket) -> bool:
-    """From now on nobody new is answered, while handshakes under way still complete: so that a queue can end before its door does.
+def turn_newcomers_away(listening: socket.socket) -> bool:
+    """From now on who knocks is refused as at a closed door, while handshakes under way still complete and can be accepted.
 
-    Closing resets every connection whose handshake the kernel completes after the last accept, requests and all. Who is
-    left without an answer has sent nothing yet; his kernel asks again a second later, and is refused or finds a successor.
-    False where the kernel has no such filters: then those resets remain possible.
+    Closing alone would reset every connection whose handshake completes after the last accept, its request unanswered. So
+    the socket is bound to an interface that does not exist: the kernel then finds no listener for a new SYN, but it finds
+    the handshakes that have begun. (Until all workers of a port have done so, a SYN may also be left without an answer; it
+    is sent again a second later.) There is no way back without privileges, so a socket that our parent may hand to a
+    successor is left alone. False then, and where the kernel cannot do it: those resets remain possible there.
     """
+    if _has_heir(listening):
+        return False
     try:
-        _attach_filter(listening, _NO_HANDSHAKE_BEGINS)
+        listening.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
     except OSError:
         return False
     return True
 
 
-def _attach_filter(to: socket.socket, steps: Sequence[tuple[int, int, int, int]]) -> None:
-    if sys.platform != "linux":
-        raise OSError(errno.ENOPROTOOPT, "socket filters are Linux's")
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-    to.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(steps), ctypes.addressof(program)))
+def _has_heir(listening: socket.socket) -> bool:
+    """Whether our parent holds this socket too, under the number that we inherited. When in doubt it does."""
+    fd = listening.fileno()
+    try:
+        ours = Path(f"/proc/self/fd/{fd}").stat()
+    except OSError:
+        return True      # not Linux, or no /proc
+    try:
+        return os.path.samestat(ours, Path(f"/proc/{os.getppid()}/fd/{fd}").stat())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True      # our parent is somebody else's process
 
 
 def accept_rest(listening: socket.socket) -> list[socket.socket]:
