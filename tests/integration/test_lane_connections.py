@@ -245,6 +245,27 @@ def test_a_flood_behind_a_waiting_request_is_not_read_on_by_mistake(server: Lane
 # Deadlines
 
 @pytest.mark.fault(32)
+def test_answers_that_nobody_reads_are_kept_for_ten_seconds(server: LaneServer) -> None:
+    """Whoever asks and never reads holds memory of ours for as long as we let him."""
+    with Client(server.port, receive_bytes=65_536) as client:
+        stall(server, client)
+        server.seconds_pass(DEADLINE_SECONDS)
+        assert [lane for lane in server.lanes.open if lane._paused]
+        server.seconds_pass(1)
+        seen(server)
+        assert not server.do(lambda: [lane for lane in server.lanes.open if lane._paused])
+
+
+def test_who_reads_late_but_in_time_gets_every_answer(server: LaneServer) -> None:
+    with Client(server.port, receive_bytes=65_536) as client:
+        clicks = stall(server, client)
+        server.seconds_pass(DEADLINE_SECONDS)
+        assert_flood_is_answered(client, clicks)
+        server.seconds_pass(DEADLINE_SECONDS)
+        client.assert_in_step()
+
+
+@pytest.mark.fault(32)
 def test_a_head_has_ten_seconds_however_many_bytes_come(server: LaneServer) -> None:
     with Client(server.port) as client:
         for byte in b"GET /c/ope":

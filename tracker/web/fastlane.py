@@ -13,7 +13,7 @@ import logging
 from typing import Final, cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from tracker.web.agents import Places
 from tracker.web.desk import Desk
@@ -63,7 +63,7 @@ class Lanes:
 class HttpSide(RequestHandler):
     """aiohttp's protocol for one connection: reports each answer written, and answers parse errors in constant words."""
 
-    __slots__ = ("answered", "lane")
+    __slots__ = ("answered", "broken", "lane")
 
     def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, lane: Lane) -> None:
         # Ten years: its timer does not see the lane's clicks, and 0 would close at once. The sweep has the deadlines.
@@ -71,6 +71,14 @@ class HttpSide(RequestHandler):
             server, loop=loop, keepalive_timeout=315_360_000.0, access_log=_NO_ACCESS_LOG, auto_decompress=False, lingering_time=1.0
         )
         self.lane = lane
+        self.broken = False      # it has met what it cannot parse
+
+    def data_received(self, data: bytes) -> None:
+        """Nothing behind what cannot be parsed: aiohttp reads on until its refusal has left, and quotes each piece at length."""
+        if self.broken:
+            return
+        super().data_received(data)
+        self.broken = bool(self._messages) and isinstance(self._messages[-1][0], _ErrInfo)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -106,7 +114,7 @@ class Lane(asyncio.Protocol):
     """One connection."""
 
     __slots__ = ("_active", "_busy", "_closed", "_eof", "_held", "_http", "_http_only", "_need", "_paused", "_peer", "_reading",
-                 "_since", "_spoke", "_transport", "_unanswered", "lanes")
+                 "_since", "_spoke", "_transport", "_unanswered", "_unread", "lanes")
 
     _transport: asyncio.Transport
 
@@ -119,7 +127,8 @@ class Lane(asyncio.Protocol):
         self._http_only = False        # everything goes to aiohttp from here on
         self._busy = False             # aiohttp is answering a request
         self._unanswered = 0           # clicks at the desk
-        self._paused = False           # the client does not read its answers
+        self._paused = False           # the client does not read its answers …
+        self._unread = 0               # … since then
         self._reading = True
         self._eof = self._closed = False
         self._active = lanes.tick      # when something last happened
@@ -154,7 +163,7 @@ class Lane(asyncio.Protocol):
         return self._owes
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self._paused, self._unread = True, self.lanes.tick
         if self._http is not None:
             self._http.pause_writing()
 
@@ -310,6 +319,8 @@ class Lane(asyncio.Protocol):
 
     def is_overdue(self, tick: int) -> bool:
         """Whether the sweep should end this connection."""
+        if self._paused and tick - self._unread > DEADLINE_SECONDS:
+            return True
         if self._since is not None and not self._busy:
             return tick - self._since > DEADLINE_SECONDS
         return tick - self._active > (IDLE_SECONDS if self._spoke else DEADLINE_SECONDS)
