@@ -72,11 +72,12 @@ def test_kill_9_of_a_worker_loses_nothing(dsn: str, tmp_path: Path, seconds: flo
         assert 3 == tracker.metric("tracker_worker_restarts_total")
 
 
+@pytest.mark.parametrize("sync", ["50ms", "always", "off"])
 @pytest.mark.parametrize("seconds", SECONDS)
-def test_kill_9_of_everything_loses_nothing(dsn: str, tmp_path: Path, seconds: float) -> None:
-    """Nobody is left to tidy up: the next start finds what was acknowledged on the disk."""
+def test_kill_9_of_everything_loses_nothing(dsn: str, tmp_path: Path, seconds: float, sync: str) -> None:
+    """Nobody is left to tidy up: the next start finds what was acknowledged on the disk, synced or not."""
     make_world(dsn)
-    environ = tracker_environ(dsn, tmp_path / "spool", TRACKER_PORT=str(free_port()))
+    environ = tracker_environ(dsn, tmp_path / "spool", TRACKER_PORT=str(free_port()), TRACKER_SYNC=sync)
     with contextlib.ExitStack() as stack:
         tracker = stack.enter_context(running("serve", environ))
         crowd = stack.enter_context(clients(tracker.public_port, tmp_path / "acks"))
