@@ -17,9 +17,6 @@ ROWS = range(1, 39)
 
 # Rows that no test proves, and why. It may only become shorter: who proves a row takes it out here.
 MISSING: dict[int, str] = {
-    1: "kill -9 under load is tested (e2e/test_clicks_survive.py); random rounds and a million records at the start are to come",
-    2: "kill -9 in a replay is tested in the same file; its long form is to come",
-    12: "strays and their moving in are tested; with 400 partitions they are not",
     37: "there are no outgoing postbacks yet",
 }
 
