@@ -23,7 +23,7 @@ from typing import Final
 import click
 
 from bench.countries import write_countries
-from bench.machine import ROOT, SERVER_CORE, children, cpu_seconds, on_core, stay_off_the_servers_core
+from bench.machine import LOAD_CORE, ROOT, SERVER_CORE, children, cpu_seconds, on_core, stay_off_the_servers_core
 from tracker.storage.embedded.server import EmbeddedPostgres
 from tracker.storage.postgres import Connection, connect
 
@@ -163,6 +163,8 @@ def nginx(folder: Path, *, upstream: int | None = None, core: int = SERVER_CORE)
     """)
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     command = [program, "-p", str(home), "-e", f"{home}/error.log", "-c", f"{home}/nginx.conf"]
+    if core == LOAD_CORE:
+        command = ["nice", "-n", "5", *command]
     with _started(command, home / "log", dict(os.environ), core=core) as process:
         yield Server("nginx", port, _wait_for_worker(process, home / "error.log"))
 

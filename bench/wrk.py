@@ -50,8 +50,8 @@ def load(
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", script]
         environment = {**os.environ, "BENCH_REQUESTS": file.name, "BENCH_SERIAL": str(next(_serials) * 10**9)}
         done = subprocess.run(
-            on_core(LOAD_CORE, [*command, f"http://127.0.0.1:{port}"]), env=environment, capture_output=True, text=True,
-            timeout=seconds + 60, check=False,
+            on_core(LOAD_CORE, ["nice", "-n", "5", *command, f"http://127.0.0.1:{port}"]), env=environment, timeout=seconds + 60,
+            capture_output=True, text=True, check=False,
         )
     _, found, line = done.stdout.partition("RESULT ")
     if done.returncode or not found:

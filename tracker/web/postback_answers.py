@@ -76,6 +76,8 @@ class NotKept:
 
 Outcome = Kept | NotKept
 
+JSON, PROBLEM_JSON = "application/json", "application/problem+json"
+
 
 def status_of(outcome: Outcome) -> int:
     """The HTTP status of an outcome."""
@@ -101,9 +103,7 @@ def body_of(outcome: Outcome) -> dict[str, Any]:
 
 def answer(outcome: Outcome) -> web.Response:
     """The response to one message."""
-    response = answer_json(body_of(outcome), status_of(outcome))
-    if isinstance(outcome, NotKept):
-        response.content_type = "application/problem+json"
+    response = answer_json(body_of(outcome), status_of(outcome), JSON if isinstance(outcome, Kept) else PROBLEM_JSON)
     if response.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     elif response.status in AGAIN:
@@ -111,17 +111,16 @@ def answer(outcome: Outcome) -> web.Response:
     return response
 
 
-def answer_json(body: Any, status: int = 200) -> web.Response:
+def answer_json(body: Any, status: int = 200, content_type: str = JSON) -> web.Response:
     """Any JSON, never to be stored: a cached postback is a sale that is not counted."""
     return web.Response(
-        body=orjson.dumps(body), status=status, content_type="application/json", headers={"Cache-Control": "no-store"}
+        body=orjson.dumps(body), status=status, headers={"Content-Type": content_type, "Cache-Control": "no-store"}
     )
 
 
 def answer_method_not_allowed(allowed: str) -> web.Response:
     """HEAD and whatever else: neither a link checker nor a preview may convert."""
     problem = {"type": "about:blank", "title": "Method not allowed", "status": 405, "code": "method_not_allowed"}
-    response = answer_json(problem, 405)
-    response.content_type = "application/problem+json"
+    response = answer_json(problem, 405, PROBLEM_JSON)
     response.headers["Allow"] = allowed
     return response

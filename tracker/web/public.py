@@ -15,7 +15,6 @@ def public_app(routes: Iterable[web.RouteDef]) -> web.Application:
     """The application behind the lanes."""
     app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_one_request, problems])
     app.add_routes(routes)
-    app.on_response_prepare.append(_sign)
     return app
 
 
@@ -27,10 +26,7 @@ async def _one_request(request: web.Request, handler: Handler) -> web.StreamResp
     if lane is not None:
         lane.body_begins()
     response = await handler(request)
+    response.headers["Server"] = "tracker"      # here, not in a signal of aiohttp's: 4 µs
     if "Upgrade" in request.headers:
         response.force_close()
     return response
-
-
-async def _sign(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "tracker"
