@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from demo_world import LINKS, fetch
-from tracker_process import KEYRING, run_tracker
+from tracker_process import KEYRING, run_tracker, until
 
 from tracker.storage.spool.dead_spool import find_spools, verify
 from tracker.storage.spool.reader import LogReader
@@ -214,6 +214,13 @@ def assert_kept(
     found += spool_accusations(dsn, spool_dir, strays=strays)
     assert [] == found, "\n".join(found)
     assert_verified(environ)
+
+
+def assert_all_kept(dsn: str, spool_dir: Path, crowd: Clients, environ: Mapping[str, str]) -> None:
+    """Stop the clients, let everything be shipped, judge."""
+    history = crowd.stop()
+    until(lambda: all_is_shipped(dsn, spool_dir), "every click is shipped", seconds=60, every=0.1)
+    assert_kept(dsn, spool_dir, history, environ)
 
 
 def assert_verified(environ: Mapping[str, str]) -> None:

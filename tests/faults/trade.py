@@ -22,7 +22,7 @@ from tracker_process import TrackerProcess, running, tracker_environ, until
 from visitor import POSTBACK_SECONDS, Answer, Connection, click, urgent_postback
 
 PART_SECONDS = 0.5           # of trade, in each part of a test at least
-SALES = 12                   # in each as well: what a few shops sell in a second, or in 4 when each waits for 1.2
+SALES = 8                    # in each as well: what a few shops sell in half a second, or in 3 when each waits for 1.2
 BROWSERS = 16
 BROWSER_PAUSE_SECONDS = 0.02 # some 700 clicks a second: a machine at its limit would make answers late that are not the tracker's
 SHOPS = 4

@@ -7,21 +7,15 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import uvloop
 from postgres_fixtures import SCHEMA
-from proxy import Fault, Proxy, proxied
+from proxy import Direction, Fault, proxied
 from shipping import Shipping, assert_conserved, click_id, click_row, database, eventually, live_spool, now_ms
 
-from tracker.storage.clicks.shipper import Shipper
-
-
-async def ship_three(spool: Shipping, proxy: Proxy, **options: Any) -> Shipper:
-    shipper = spool.shipper(proxy.dsn, **options)
-    assert await shipper.drain(30)
-    return shipper
+from tracker.storage.clicks import shipper as shipping_loop
 
 
 async def assert_three_stored(db: Any, spool: Shipping) -> None:
@@ -32,35 +26,47 @@ async def assert_three_stored(db: Any, spool: Shipping) -> None:
 
 async def cut_everywhere(dsn: str, root: Path, step: int) -> None:
     """Ship three rows again and again, each time with the connection cut some bytes later, in either direction."""
-    async with proxied(dsn) as proxy, database(dsn) as db:
-        async with live_spool(root / "whole") as spool:
+    async with proxied(dsn) as proxy, database(dsn) as db, live_spool(root) as spool:
+        rows = 0
+
+        async def ship_three() -> None:
+            nonlocal rows
             spool.append([click_row() for _ in range(3)])
-            await ship_three(spool, proxy)
-            await assert_three_stored(db, spool)
+            rows += 3
+            proxy.passed = {"up": 0, "down": 0}
+            assert await spool.shipper(proxy.dsn).drain(30)
+
+        await ship_three()      # makes the mark's row
+        await ship_three()
         lengths = dict(proxy.passed)
-        for way in ("up", "down"):
+        for way in get_args(Direction):
             for offset in range(0, lengths[way], step):
-                proxy.passed[way] = 0
                 proxy.fault = Fault(way, "cut", at=offset)
-                async with live_spool(root / f"{way}{offset}") as spool:
-                    spool.append([click_row() for _ in range(3)])
-                    await ship_three(spool, proxy)
-                    assert proxy.fault.struck.is_set(), f"{way} {offset} of {lengths[way]} was never reached"
-                    await assert_three_stored(db, spool)
+                await ship_three()
+                assert proxy.fault.struck.is_set(), f"{way} {offset} of {lengths[way]} was never reached"
+                assert rows == await db.fetchval("SELECT next_seq FROM spool_cursors WHERE log = 'clicks'"), f"{way} {offset}"
+                assert rows == await db.fetchval("SELECT count(*) FROM clicks"), f"{way} {offset}"
+        await assert_conserved(db, spool.spool_id, rows)
 
 
 @pytest.mark.fault(8)
 @pytest.mark.timeout(300)
-async def test_a_reset_anywhere_in_the_exchange_stores_each_row_once(dsn: str, tmp_path: Path) -> None:
+async def test_a_reset_anywhere_in_the_exchange_stores_each_row_once(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A connection may end at any byte of a COPY and of the commit around it. A prime step meets all statements."""
-    await cut_everywhere(dsn, tmp_path, 211)
+    monkeypatch.setattr(shipping_loop, "_FIRST_BACKOFF_SECONDS", 0.001)
+    await cut_everywhere(dsn, tmp_path, 61)
 
 
 @pytest.mark.fault(8)
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
-async def test_a_reset_at_every_byte_of_the_exchange_stores_each_row_once(dsn: str, tmp_path: Path) -> None:
+async def test_a_reset_at_every_byte_of_the_exchange_stores_each_row_once(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As above, leaving no byte out."""
+    monkeypatch.setattr(shipping_loop, "_FIRST_BACKOFF_SECONDS", 0.001)
     await cut_everywhere(dsn, tmp_path, 1)
 
 
