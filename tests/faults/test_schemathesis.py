@@ -33,16 +33,17 @@ NOW = datetime.now(UTC)
 CLICK_ID = ClickIdMaker(keyring=KEYRING, worker=99, random_counter=lambda: 0).make(int(NOW.timestamp() * 1000), link=1)[1]
 CONVERSION = str(UUID(bytes=ConversionKey(7, "sale", "order-1", None).conversion_id))
 DESTINATION = "https://shop.example/?cid={click_id}"
-KNOWN: dict[str, list[Any]] = {      # program, partner, link: `other` is one of each
+KNOWN: dict[str, list[Any]] = {      # and, where a text goes far, what PostgreSQL cannot hold
     "slug": ["other"], "program": ["shop", "other"], "partner": ["anna"], "link": ["l1"], "number": [6], "path id": [CONVERSION],
     "conversion_id": [CONVERSION], "outcome": ["recorded"], "reason": ["called them"], "code": ["SUMMER", "WINTER"],
+    "after": [f"{NOW.isoformat()}~{CONVERSION}", "\0", f"0001-01-01T00:00:00+23:59~{CONVERSION}"], "txid": ["order-1", "\0"],
     "from": [(NOW - timedelta(hours=1)).isoformat()], "to": [(NOW + timedelta(hours=1)).isoformat()],
     "commission": ["10%", "5.00 EUR", "none"], "ip_allow": [[], ["203.0.113.0/24"]], "destination": [DESTINATION],
     "fallback": [DESTINATION], "expires_at": [(NOW + timedelta(days=1)).isoformat()], "click_id": [CLICK_ID.decode()],
-    "token": [TOKEN], "event": ["sale", "lead"], "txid": ["order-1", "order-2"], "amount": ["10", "12.50"],
+    "token": [TOKEN], "event": ["sale", "lead"], "amount": ["10", "12.50"],
     "currency": ["EUR", "JPY"], "coupon": ["SUMMER"], "ts": ["1790000000"], "status": ["approved", "pending", "reversed"],
 }  # fmt: skip
-_MORE = """
+_MORE = """     -- so that `other` is a program, a partner and a link, and 6 a credential and a coupon
 INSERT INTO partners (partner_id, slug, name) VALUES (14, 'other', 'Other');
 INSERT INTO links (link_id, slug, program_id, partner_id, destination) VALUES (4, 'other', 8, 14, 'https://other.example/');
 INSERT INTO coupons (coupon_id, program_id, partner_id, code) VALUES (6, 7, 13, 'SUMMER');

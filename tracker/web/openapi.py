@@ -258,7 +258,7 @@ def _operation(
     summary: str, answer: Json, status: int = 200, *, errors: Iterable[int], body: Json | None = None, **parameters: Schemas
 ) -> Json:
     """One of the admin port's: whoever is not let in gets 401, and 503 says that PostgreSQL is away."""
-    statuses = {*errors, 401, 503, *((413, 415) if body else ())}
+    statuses = {*errors, 401, 503, *((408, 413, 415) if body else ())}
     return _described(summary, answer, status, dict.fromkeys(sorted(statuses), _PROBLEM), body, parameters)
 
 
