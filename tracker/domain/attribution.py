@@ -8,13 +8,14 @@ at the moment inside the click id, for a coupon at received-at. Statuses and sum
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
 from tracker.domain.click_id import uuid_time_ms
 from tracker.domain.commission import CommissionTerm, valid_at
 from tracker.domain.postback import Status
 from tracker.domain.program import Coupon
+from tracker.domain.values import valueclass
 
 DAY_MS: Final = 86_400_000
 _NOT_SPOOLED: Final = 0b100   # of byte 5 of a click id: first of the flag bits behind the 45 bits of time
@@ -22,7 +23,7 @@ _NOT_SPOOLED: Final = 0b100   # of byte 5 of a click id: first of the flag bits 
 CreditKind = Literal["click", "id", "coupon", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class ProgramTerms:
     """One row of program_terms."""
 
@@ -31,7 +32,7 @@ class ProgramTerms:
     default_status: Status = Status.APPROVED
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Standing:
     """A dated yes or no: a partner that is active, an enrolment that runs."""
 
@@ -39,7 +40,7 @@ class Standing:
     active: bool
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class LinkOwner:
     """Whose a link is, for ever."""
 
@@ -47,7 +48,7 @@ class LinkOwner:
     partner_id: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ProgramFacts:
     """All that deciding about a program's conversions needs. `coupons` by coupon_key of the code."""
 
@@ -64,7 +65,7 @@ class ProgramFacts:
         return valid_at(self.terms, at_ms) or first
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What was true when a group was decided. `clicks`: the ids whose row is here."""
 
@@ -74,7 +75,7 @@ class Facts:
     clicks: frozenset[bytes] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Credit:
     """Who is credited. click: its row is here; id: from the id alone; coupon; none: nobody, `reason` says why.
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
 
 from tracker import speedups
+from tracker.domain.values import valueclass
 
 TOKEN_LENGTH = 32                 # characters; networks cap click ids at 32 or 50
 ALPHABET = b"0123456789abcdefghijklmnopqrstuv"
@@ -32,7 +32,7 @@ _RESERVED = 0b1111
 _TRIPLES = [bytes((ALPHABET[i >> 10], ALPHABET[i >> 5 & 31], ALPHABET[i & 31])) for i in range(1 << 15)]
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class ClickId:
     """A verified click id, taken apart."""
 

@@ -6,12 +6,12 @@ Only the sum lives here; whether anything is owed at all (status, credit, test c
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import product
 from typing import Literal, Protocol, TypeVar
 
 from tracker.domain.money import percent_of, round_to_currency
+from tracker.domain.values import valueclass
 
 EVERY_PARTNER = 0
 EVERY_EVENT = ""
@@ -32,7 +32,7 @@ def valid_at(rows: Sequence[D], at_ms: int) -> D | None:
     return max((row for row in rows if row.valid_from_ms <= at_ms), key=lambda row: row.valid_from_ms, default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CommissionTerm:
     """One row of commission_terms. percent: `rate` of the amount; fixed: `amount` in `currency`; none: they ended."""
 
@@ -45,7 +45,7 @@ class CommissionTerm:
     currency: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Money:
     """An amount of one currency; nothing owed has no currency."""
 

@@ -8,7 +8,7 @@ moved to it by appending the difference. Nothing here may depend on the order of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
@@ -19,6 +19,7 @@ from tracker.domain.commission import NOTHING, Money, commission, find_term
 from tracker.domain.conversion_id import ConversionKey
 from tracker.domain.postback import Postback, Status
 from tracker.domain.program import coupon_key
+from tracker.domain.values import valueclass
 
 NOT_CREDITED = Credit()
 
@@ -34,7 +35,7 @@ M = TypeVar("M", Status, Timed)
 L = TypeVar("L", int, str)
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class AdminDecision:
     """A person's word, and what messages had said until then: it holds until one of those two rises above that."""
 
@@ -44,7 +45,7 @@ class AdminDecision:
     saw_timed: Timed | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
     """The current state of one key. First the marks, then what follows from them."""
 
@@ -99,14 +100,14 @@ class Outcome(StrEnum):
     CONFLICT = "conflict"
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class HistoryEntry:
     entry: int
     change: str                            # recorded, filled, status, credit, decided, attached
     detail: dict[str, str | None]          # every visible field that changed, with its new value
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class LedgerEntry:
     entry: int
     partner_id: int
@@ -115,7 +116,7 @@ class LedgerEntry:
     reason: str                            # the conversion's status then
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Step:
     """One message or decision folded in."""
 
@@ -216,19 +217,19 @@ def _settle(before: Conversion, marked: Conversion, facts: Facts, outcome: Outco
     if credit.kind == "id" and before.credit.kind == "click" and before.click_id == marked.click_id:
         credit = before.credit   # the row was here once; that its partition is gone by now takes nothing back
     owed = _target(marked, status, credit, program)
-    after = replace(marked, status=status, credit=credit, owed=owed, last_entry=before.last_entry)
+    entry = before.last_entry + 1
+    ledger = _move_ledger(before, status, credit, owed, entry)
+    after = replace(marked, status=status, credit=credit, owed=owed, last_entry=entry + len(ledger))
     detail = _differences(before, after)
     if not detail and not change:
         # Nothing anyone can see: a mark at most. It is kept, but numbered entries do not tell of it.
-        return Step(after, Outcome.DUPLICATE)
+        return Step(replace(after, last_entry=before.last_entry), Outcome.DUPLICATE)
     if not change:
         filled = detail.keys() & {"amount", "click_id", "coupon"}
         change = "filled" if filled else "status" if "status" in detail else "credit"
     if change == "decided" and after.admin is not None:
         detail["reason"] = after.admin.reason
-    history = HistoryEntry(before.last_entry + 1, change, detail)
-    ledger = _move_ledger(before, after, history.entry)
-    return Step(replace(after, last_entry=history.entry + len(ledger)), outcome, None, (history,), ledger)
+    return Step(after, outcome, None, (HistoryEntry(entry, change, detail),), ledger)
 
 
 def _target(marked: Conversion, status: Status, credit: Credit, program: ProgramFacts) -> Money:
@@ -243,19 +244,18 @@ def _target(marked: Conversion, status: Status, credit: Credit, program: Program
     return commission(term, marked.amount, marked.currency)
 
 
-def _move_ledger(before: Conversion, after: Conversion, last: int) -> tuple[LedgerEntry, ...]:
-    """The difference as entries: one, or two when partner or currency change."""
-    reason = after.status.word
+def _move_ledger(before: Conversion, status: Status, credit: Credit, owed: Money, last: int) -> tuple[LedgerEntry, ...]:
+    """The difference as entries behind number `last`: one, or two when partner or currency change."""
     moves: list[tuple[int | None, Decimal, str | None]]
-    if (before.credit.partner_id, before.owed.currency) == (after.credit.partner_id, after.owed.currency):
-        moves = [(after.credit.partner_id, after.owed.amount - before.owed.amount, after.owed.currency)]
+    if (before.credit.partner_id, before.owed.currency) == (credit.partner_id, owed.currency):
+        moves = [(credit.partner_id, owed.amount - before.owed.amount, owed.currency)]
     else:
         moves = [
             (before.credit.partner_id, -before.owed.amount, before.owed.currency),
-            (after.credit.partner_id, after.owed.amount, after.owed.currency),
+            (credit.partner_id, owed.amount, owed.currency),
         ]
     return tuple(
-        LedgerEntry(last + number, partner_id, amount, currency, reason)
+        LedgerEntry(last + number, partner_id, amount, currency, status.word)
         for number, (partner_id, amount, currency) in enumerate((move for move in moves if move[1]), start=1)
         if partner_id is not None and currency is not None
     )

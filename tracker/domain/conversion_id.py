@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from tracker.domain.postback import DEFAULT_EVENT, Postback
+from tracker.domain.values import valueclass
 
 
 def canonical_event(text: str | None) -> str:
@@ -23,7 +24,7 @@ def canonical_txid(text: str | None) -> str | None:
     return unicodedata.normalize("NFC", text or "").strip() or None
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class ConversionKey:
     """What makes two messages speak of one conversion. Texts are canonical; ValueError with neither `txid` nor `click_id`."""
 

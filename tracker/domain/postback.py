@@ -6,11 +6,12 @@ then on. Its JSON form is what the journal, `pending` and the postback log keep:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
 from typing import Any
 from uuid import UUID
+
+from tracker.domain.values import valueclass
 
 
 class Status(IntEnum):
@@ -41,7 +42,7 @@ _JSON_TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Postback:
     """One authenticated message. Times are ms since the Unix epoch; `amount` and `currency` come together or not at all."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
@@ -19,6 +18,7 @@ from tracker.domain.conversion_id import canonical_event, canonical_txid
 from tracker.domain.postback import DEFAULT_EVENT, STATUS_BY_WORD, Postback, Status
 from tracker.domain.postback_parameters import Parameters
 from tracker.domain.refusal import Reason, Refused
+from tracker.domain.values import valueclass
 
 MOST_TXID = 256                     # characters
 MOST_EVENT = 64
@@ -36,7 +36,7 @@ _DIGITS = re.compile(r"(\d{9,14})(?:\.(\d{1,9}))?", re.ASCII)
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?(?:([Zz])|([+ -])(\d\d:\d\d))", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Authority:
     """Who vouches for a message, and how far. Made by authentication."""
 

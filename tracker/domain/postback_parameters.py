@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from tracker.domain.refusal import Reason, Refused
+from tracker.domain.values import valueclass
 
 Pair = tuple[str, str | None]       # a name and its text; None: JSON null
 
@@ -33,7 +34,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")     # PostgreSQL refuses NUL, UT
 _PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")   # an unknown name worth listing: short enough to be no secret
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Parameters:
     """What one postback says. `values` and `secrets` hold only names with something in them, sorted by name."""
 

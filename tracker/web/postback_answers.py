@@ -7,7 +7,6 @@ for good; 503 and 429 ask them to. Texts are constants: nothing a request says c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from tracker.domain.refusal import Reason
+from tracker.domain.values import valueclass
 
 RETRY_AFTER_SECONDS = 5
 AGAIN = (429, 503)      # statuses that ask to send the same again, later
@@ -56,7 +56,7 @@ ANSWERS: dict[Reason, tuple[int, str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Kept:
     """A message that is kept: what became of it, its conversion, and what its sender should know."""
 
@@ -66,7 +66,7 @@ class Kept:
     absent: Sequence[str] = ()       # parameters that came empty or as unfilled macros
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class NotKept:
     """A message that is refused."""
 

@@ -22,12 +22,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from tracker.domain.postback_message import Authority
 from tracker.domain.program import Credential, Program
 from tracker.domain.refusal import Reason, Refused
+from tracker.domain.values import valueclass
 from tracker.storage.catalog.memory import CatalogMemory
 
 TOLERANCE_SECONDS = 300             # clocks differ by seconds, senders' queues by minutes; a replay is a duplicate
@@ -35,7 +35,7 @@ TOLERANCE_SECONDS = 300             # clocks differ by seconds, senders' queues 
 _NOBODY = (Credential(credential_id=0, kind="hmac", program_ids=frozenset(), hmac_secret=bytes(32)),)
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Signature:
     """A signature as it came: nothing of it is believed. `signed` is what stands behind `timestamp LF`."""
 
@@ -44,7 +44,7 @@ class Signature:
     signed: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Proof:
     """What a sender shows. Its parts stay out of representations, logs and the journal."""
 
@@ -61,7 +61,7 @@ class Proof:
         return f"Proof(token={self.token is not None}, signature={self.signature is not None})"
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Sender:
     """What a request shows of its sender beside the parameters; one for all messages of an array."""
 

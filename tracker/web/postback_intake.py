@@ -19,6 +19,7 @@ from tracker.domain.postback_message import Authority, check_subject, compose, r
 from tracker.domain.postback_parameters import Pair, Parameters, gather
 from tracker.domain.program import Program
 from tracker.domain.refusal import Reason, Refused
+from tracker.domain.values import valueclass
 from tracker.storage.catalog.catalog import Catalog
 from tracker.storage.conversions.journal import Journal
 from tracker.storage.conversions.recorder import Recorder
@@ -45,7 +46,7 @@ UNAVAILABLE = "unavailable"     # in `answered`, beside REFUSED and the statuses
 SLICE = 100                     # messages judged in one turn of the event loop: some 3 ms
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Delivery:
     """One message as it came: its pairs, and the event id to use when it names none (an Idempotency-Key makes one)."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,6 +18,7 @@ from tracker.domain.conversion import Conversion, Outcome, Step, attach, decide,
 from tracker.domain.conversion_id import ConversionKey
 from tracker.domain.postback import Postback, Status
 from tracker.domain.program import coupon_key
+from tracker.domain.values import valueclass
 from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.facts import (
     ProgramRow,
@@ -51,7 +51,7 @@ _BEGUN: Final = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s
 _TURN: Final = 64   # decisions in one turn of the event loop, which answers clicks too: about 4 ms
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Answer:
     """What became of a message. `status`: recorded, updated, duplicate, conflict, pending_click, queued, or refused
     (reason `pending_cap`: the program's limit of unconfirmed conversions a day)."""
