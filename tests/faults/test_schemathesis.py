@@ -82,7 +82,7 @@ def _each_operation(document: dict[str, Any], examples: int, *, deterministic: b
 ADMIN = _each_operation(admin_document(), 10)
 PUBLIC = _each_operation(public_document(), 60)
 ADMIN_AT_LENGTH = _each_operation(admin_document(), 500, deterministic=False)
-PUBLIC_AT_LENGTH = _each_operation(public_document(), 3000, deterministic=False)
+PUBLIC_AT_LENGTH = _each_operation(public_document(), 1000, deterministic=False)
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,11 @@ def _or_null(schema: Mapping[str, Any]) -> Json:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
+def _or_empty(schema: Json) -> Json:
+    """A query's parameter that is no text: `?limit=` counts as if it were not there."""
+    return {"anyOf": [schema, {"type": "string", "maxLength": 0}]}
+
+
 def _object(optional: Iterable[str] = (), **properties: Any) -> Json:
     """An object with exactly these members."""
     required = sorted(properties.keys() - set(optional))
@@ -158,8 +163,10 @@ def admin_document() -> Json:
         },
         "/v1/clicks": {"get": _operation(
             "One click by `id`, or those from `from` to `to`, at most 24 hours", _page(_CLICK),
-            query={"id": TEXT, "from": TIME, "to": TIME, "link": TEXT, "program": TEXT, "partner": TEXT, **_PAGED},
-            errors=(400, 404),
+            query={
+                **dict.fromkeys(("id", "link", "program", "partner"), TEXT),
+                **dict.fromkeys(("from", "to"), _or_empty(TIME)), **_PAGED,
+            }, errors=(400, 404),
         )},
         "/v1/conversions": {"get": _listing("Conversions, newest first", _object(**_CONVERSION), *slugged, "status", "txid")},
         "/v1/conversions/{id}": {
@@ -219,7 +226,7 @@ _EXAMPLES: Final = {
     "link": {"program": "shop", "partner": "anna", "destination": "https://shop.example/?cid={click_id}"},
     "coupon": {"program": "shop", "partner": "anna", "code": "WINTER"},
 }
-_PAGED: Final[Json] = {"limit": {"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT}, "after": TEXT}
+_PAGED: Final[Json] = {"limit": _or_empty({"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT}), "after": TEXT}
 
 
 def _kind(
