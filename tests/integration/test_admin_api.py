@@ -1,6 +1,7 @@
 """The admin API over a real socket, against real PostgreSQL."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -14,6 +15,7 @@ from aiohttp import web
 from tracker.domain.postback import Status
 from tracker.storage.entities.store import Store
 from tracker.storage.postgres import create_pool
+from tracker.web import admin_body
 from tracker.web.admin import AdminApi
 
 TOKEN = "an admin token of 128 bits".replace(" ", "-")
@@ -24,6 +26,7 @@ class Api:
 
     def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
         self.session = session
+        self.port = port
         self.base = f"http://127.0.0.1:{port}/v1"
         self.decided: list[tuple[UUID, Status, str]] = []
 
@@ -202,6 +205,36 @@ async def test_bodies_are_json_and_bounded(api: Api) -> None:
     lone = b'{"slug": "x", "currency": "EUR", "name": "\\ud800"}'
     assert 400 == (await api("POST", "/programs", data=lone, headers=headers))[0]
     assert 415 == (await api("POST", "/programs", data=b"slug=x", headers={**headers, "Content-Type": "text/plain"}))[0]
+
+
+async def test_a_body_that_never_ends_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_body, "BODY_SECONDS", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    try:
+        writer.write(
+            f"POST /v1/programs HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
+            "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n".encode()
+        )
+        assert b"HTTP/1.1 100 Continue\r\n\r\n" == await reader.readuntil(b"\r\n\r\n")      # the API waits for the body
+        writer.write(b"2\r\n{}\r\nno chunk\r\n")
+        assert b"408" == (await reader.readline()).split()[1]
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
+async def test_an_encoded_body_is_not_read(api: Api, encoding: str) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json", "Content-Encoding": encoding}
+    status, told = await api("POST", "/programs", data=gzip.compress(b"{}"), headers=headers)
+    assert (415, "unsupported_type") == (status, told["code"])
+
+
+@pytest.mark.parametrize("path", ["/conversions", "/postbacks"])
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59", "2027-01-31T12:00:00", "soon"])
+async def test_a_page_begins_behind_a_key_of_ours(api: Api, path: str, moment: str) -> None:
+    status, told = await api("GET", f"{path}?after={moment}~{uuid4()}")
+    assert (400, "after") == (status, told["fields"][0]["field"])
 
 
 async def test_clicks_are_read_by_id_and_by_span(shop: Api, pool: Any) -> None:

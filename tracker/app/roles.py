@@ -25,6 +25,7 @@ from tracker.settings import Settings
 from tracker.storage.countries import NoCountries
 from tracker.storage.spool.spool import SpoolError
 from tracker.web.errors import problems
+from tracker.web.openapi import openapi_routes
 from tracker.web.ops import ops_routes
 from tracker.web.sockets import adopt, open_sockets
 
@@ -186,7 +187,7 @@ async def _listen(
     admin: Sequence[socket.socket], routes: Sequence[web.AbstractRouteDef], api: web.Application | None
 ) -> web.AppRunner:
     app = web.Application(client_max_size=1 << 16, middlewares=[problems])
-    app.add_routes(routes)
+    app.add_routes([*routes, *openapi_routes()])
     if api is not None:
         app.add_subapp("/v1", api)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=ADMIN_SHUTDOWN_SECONDS)

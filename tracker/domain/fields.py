@@ -1,7 +1,8 @@
 """What people may say about programs, partners, links and coupons: which fields there are, and what each may hold.
 
-One table, for the admin API and the command line alike. Every field is checked and all mistakes are told together. What
-takes knowledge of other rows (is the slug free, does the program exist) is the store's; templates are link.py's.
+One table, for the admin API, its description (web/openapi.py) and the command line alike. Every field is checked and all
+mistakes are told together. What takes knowledge of other rows (is the slug free, does the program exist) is the store's;
+templates are link.py's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,21 @@ from tracker.domain.link import DESTINATION_LIMIT, SLUG
 from tracker.domain.mistakes import FieldMistake, Invalid
 from tracker.domain.money import BadAmount, BadCurrency, parse_amount, parse_currency, round_to_currency
 
-Check = Callable[[Any], Any]
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one field may hold. `clean` gives the value as it is kept, or raises ValueError or TypeError; `schema` says the
+    same in JSON Schema as far as that can: it holds for whatever `clean` takes, not the other way round."""
+
+    clean: Callable[[Any], Any]
+    schema: Mapping[str, Any]
+
+    def __call__(self, value: Any) -> Any:
+        return self.clean(value)
+
+
+def _described(**schema: Any) -> Callable[[Callable[[Any], Any]], Check]:
+    return lambda clean: Check(clean, schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,7 @@ def _short(number: Decimal) -> str:
 
 
 def _text(longest: int) -> Check:
+    @_described(type="string", minLength=1, maxLength=longest)
     def check(value: Any) -> str:
         if not isinstance(value, str):
             raise TypeError("must be text")
@@ -79,6 +95,7 @@ def _text(longest: int) -> Check:
     return check
 
 
+@_described(type="string", pattern=f"^{SLUG.pattern}$")
 def _slug(value: Any) -> str:
     if not (isinstance(value, str) and SLUG.fullmatch(value)):
         raise ValueError("must be 1 to 64 letters, digits, - or _")
@@ -86,6 +103,7 @@ def _slug(value: Any) -> str:
 
 
 def _one_of(*words: str) -> Check:
+    @_described(type="string", enum=list(words))
     def check(value: Any) -> str:
         if value not in words:
             raise ValueError(f"must be one of {', '.join(words)}")
@@ -95,6 +113,7 @@ def _one_of(*words: str) -> Check:
 
 
 def _whole(lowest: int, highest: int) -> Check:
+    @_described(type="integer", minimum=lowest, maximum=highest)
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
             raise ValueError(f"must be a whole number from {lowest} to {highest}")
@@ -103,12 +122,14 @@ def _whole(lowest: int, highest: int) -> Check:
     return check
 
 
+@_described(type="boolean")
 def _switch(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError("must be true or false")
     return value
 
 
+@_described(type="string", minLength=3, maxLength=3, description="A code of ISO 4217")
 def _currency(value: Any) -> str:
     try:
         return parse_currency(_text(3)(value))
@@ -116,16 +137,19 @@ def _currency(value: Any) -> str:
         raise ValueError("is not a currency of ISO 4217") from exc
 
 
+@_described(type="string", minLength=2, description="10%, 5.00 EUR or none", examples=["10%", "5.00 EUR", "none"])
 def _commission(value: Any) -> Commission:
     if not isinstance(value, str):
         raise TypeError("must be text like 10% or 5.00 EUR: numbers of JSON are no money")
     return parse_commission(value)
 
 
+@_described(**_text(64).schema)
 def _event(value: Any) -> str:
     return unicodedata.normalize("NFC", str(_text(64)(value)).casefold())
 
 
+@_described(type="array", maxItems=1000, items={"type": "string", "minLength": 1, "examples": ["203.0.113.0/24"]})
 def _networks(value: Any) -> list[IPv4Network | IPv6Network]:
     if not isinstance(value, (list, tuple)) or len(value) > 1000:
         raise ValueError("must be a list of at most 1000 networks")
@@ -135,12 +159,17 @@ def _networks(value: Any) -> list[IPv4Network | IPv6Network]:
         raise ValueError("holds what is not a network; write them like 203.0.113.0/24") from exc
 
 
+@_described(
+    type="string", minLength=1, maxLength=DESTINATION_LIMIT, description="A URL with macros",
+    examples=["https://shop.example/?cid={click_id}"],
+)  # fmt: skip
 def _template(value: Any) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= DESTINATION_LIMIT:
         raise ValueError(f"must be a URL of at most {DESTINATION_LIMIT} characters")
     return value
 
 
+@_described(type="string", format="date-time")
 def _moment(value: Any) -> datetime:
     moment = value
     if isinstance(value, str):
@@ -158,7 +187,7 @@ def _moment(value: Any) -> datetime:
 
 
 def _or_none(check: Check) -> Check:
-    return lambda value: None if value is None else check(value)
+    return Check(lambda value: None if value is None else check(value), {"anyOf": [check.schema, {"type": "null"}]})
 
 
 @dataclass(frozen=True, slots=True)

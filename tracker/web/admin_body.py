@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -15,6 +16,7 @@ from tracker.storage.entities.table import PAGE_LIMIT, Page, Saved
 from tracker.web.errors import BadRequest
 
 BODY_LIMIT: Final = 64 * 1024   # bytes; the largest thing sent is a program with 1,000 networks, 20 kB
+BODY_SECONDS = 10.0             # aiohttp tells nobody that chunks turned out to be none, and would wait for ever
 DEFAULT_PAGE: Final = 100
 
 _DECODER: Final = msgspec.json.Decoder(dict[str, Any])
@@ -25,13 +27,21 @@ async def read_body(request: web.Request) -> dict[str, Any]:
     would tell the first mistake only, and quote unknown names."""
     if request.content_type != "application/json":
         raise BadRequest(415)
+    if "Content-Encoding" in request.headers:      # a compressed body could be any size
+        raise BadRequest(415, "Send the body without Content-Encoding")
     if (request.content_length or 0) > BODY_LIMIT:
         raise BadRequest(413)
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise BadRequest(413)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > BODY_LIMIT:
+                    raise BadRequest(413)
+    except TimeoutError:
+        raise BadRequest(408) from None
+    except (web.RequestPayloadError, ConnectionError) as exc:      # it broke off
+        raise BadRequest(400, "The body cannot be read") from exc
     try:
         return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

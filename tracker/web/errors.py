@@ -29,6 +29,7 @@ _HTTP_CODES = {
     401: ("unauthorized", "Give the admin token: Authorization: Bearer …"),
     404: ("not_found", "There is nothing under this path"),
     405: ("method_not_allowed", "This path does not know this method"),
+    408: ("slow_body", "The body took too long to arrive"),
     413: ("too_large", "The body is larger than 64 kB"),
     415: ("unsupported_type", "Send JSON (application/json)"),
 }

@@ -19,7 +19,7 @@ from tracker.domain.values import valueclass
 RETRY_AFTER_SECONDS = 5
 AGAIN = (429, 503)      # statuses that ask to send the same again, later
 
-_ANSWERS: dict[Reason, tuple[int, str, str]] = {
+ANSWERS: dict[Reason, tuple[int, str, str]] = {
     Reason.PREFETCH: (400, "prefetch", "A prefetch is no postback"),
     Reason.CONTENT_ENCODING: (400, "content_encoding", "Send the body without Content-Encoding"),
     Reason.UNSUPPORTED_TYPE: (415, "unsupported_type", "Send a form (application/x-www-form-urlencoded) or JSON"),
@@ -81,7 +81,7 @@ JSON, PROBLEM_JSON = "application/json", "application/problem+json"
 
 def status_of(outcome: Outcome) -> int:
     """The HTTP status of an outcome."""
-    return 200 if isinstance(outcome, Kept) else _ANSWERS[outcome.reason][0]
+    return 200 if isinstance(outcome, Kept) else ANSWERS[outcome.reason][0]
 
 
 def body_of(outcome: Outcome) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def body_of(outcome: Outcome) -> dict[str, Any]:
         if outcome.reason is not None:
             body["reason"] = outcome.reason
     else:
-        status, code, title = _ANSWERS[outcome.reason]
+        status, code, title = ANSWERS[outcome.reason]
         body = {"type": "about:blank", "title": title, "status": status, "code": code, "reason": outcome.reason.value}
     if outcome.absent:
         body["absent"] = list(outcome.absent)

@@ -146,6 +146,6 @@ def _read_key(after: str | None) -> tuple[datetime | None, UUID | None]:
         read = datetime.fromisoformat(moment)
     except ValueError as exc:
         raise Invalid(FieldMistake("after", "is not from an answer of this list")) from exc
-    if read.tzinfo is None:
+    if read.tzinfo is None or not 1970 <= read.year <= 3000:       # in UTC it may lie outside the years that Python knows
         raise Invalid(FieldMistake("after", "is not from an answer of this list"))
     return read, parse_uuid(number, "after")
