@@ -1,6 +1,6 @@
 /* The compiled twins of the click path's innermost functions: a plain click's head, its query, the spelling of its id.
  *
- * Optional: built when the package is installed where a C compiler is found (hatch_build.py), asked for by speedups.py.
+ * Optional: built when the package is installed where a C compiler is found (_speedups_build.py), asked for by speedups.py.
  * Every function does what its twin in Python does, which is the one to read: framing.plain_click_in_python,
  * query_columns.take_any_query, click_id.spell_in_python. tests/property/test_speedups.py holds them together.
  *

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo_world import Database, make_world, own_database
+from demo_world import Database, make_world
 from judge import all_is_shipped, assert_all_kept, assert_kept, clients
-from postgres_fixtures import PostgresFactory
 from tracker_process import free_port, running, tracker_environ, until
 
 from tracker.app.edge import DRAIN_SECONDS
 
 CLICKS = 4_000          # before, and after, the middle: a second or two each on two slow cores
 SECONDS = [0.0, pytest.param(15.0, marks=pytest.mark.nightly)]      # at least so long, each
-
-
-@pytest.fixture
-def database(postgres_factory: PostgresFactory) -> Iterator[Database]:
-    with own_database(postgres_factory()) as started:
-        yield started
 
 
 @pytest.mark.parametrize("seconds", SECONDS)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from demo_world import Database, own_database
-from postgres_fixtures import PostgresFactory
+from demo_world import Database
 from proxy import Fault, proxied_aside
 from tracker_process import running, tracker_environ, until
 from trade import PART_SECONDS, trading
@@ -18,12 +16,6 @@ OF_CLICKS = b"PGCOPY"                # what their connection sends before COMMIT
 OF_POSTBACKS = b"plan_cache_mode"
 ACTIONS: tuple[Literal["cut", "swallow", "late"], ...] = ("cut", "swallow", "late")
 HELD_SECONDS = 2.0
-
-
-@pytest.fixture
-def database(postgres_factory: PostgresFactory) -> Iterator[Database]:
-    with own_database(postgres_factory()) as started:
-        yield started
 
 
 @pytest.mark.fault(9)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from demo_world import Database, make_world, own_database, value
+from demo_world import Database, make_world, value
 from judge import all_is_shipped, assert_all_kept, assert_verified, clients
-from postgres_fixtures import PostgresFactory
 from shipping import click_row, now_ms
 from tracker_process import TrackerProcess, free_port, running, tracker_environ, until, within
 from visitor import click
@@ -77,12 +76,6 @@ def test_ready_with_a_million_records_to_ship(dsn: str, tmp_path: Path, *, to_th
         if to_the_end:
             until(lambda: all_is_shipped(dsn, tmp_path / "spool"), "every record is shipped", seconds=300, every=1.0)
             assert_verified(environ)
-
-
-@pytest.fixture
-def database(postgres_factory: PostgresFactory) -> Iterator[Database]:
-    with own_database(postgres_factory()) as started:
-        yield started
 
 
 @pytest.mark.fault(2)

@@ -9,18 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from demo_world import Database, own_database
-from postgres_fixtures import PostgresFactory
+from demo_world import Database
 from tracker_process import children
 from trade import trading
 
 OUTAGE_SECONDS = [2.0, pytest.param(60.0, marks=pytest.mark.nightly)]
-
-
-@pytest.fixture
-def database(postgres_factory: PostgresFactory) -> Iterator[Database]:
-    with own_database(postgres_factory()) as started:
-        yield started
 
 
 @pytest.mark.fault(5)

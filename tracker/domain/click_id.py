@@ -28,8 +28,8 @@ _NOT_SPOOLED = 1 << 5             # flag bits from the top: not spooled, test, f
 _TEST = 1 << 4
 _RESERVED = 0b1111
 
-# Fifteen bits at a time. Ten bits take half as long again; the standard library's b32hexencode, 5 µs.
-_TRIPLES = [bytes((ALPHABET[i >> 10], ALPHABET[i >> 5 & 31], ALPHABET[i & 31])) for i in range(1 << 15)]
+# Ten bits at a time: 1.3 µs an id. Fifteen take 1.2 and 32 times the memory; the standard library's b32hexencode, 2.5.
+_PAIRS = [bytes((ALPHABET[i >> 5], ALPHABET[i & 31])) for i in range(1024)]
 
 
 @valueclass(frozen=True, slots=True)
@@ -59,11 +59,12 @@ def sub_key(secret: bytes, use: bytes) -> bytes:
 
 def spell_in_python(body: bytes) -> bytes:
     """A click id's 20 bytes as its 32 characters."""
-    n, triples = int.from_bytes(body, "big"), _TRIPLES
+    n, pairs = int.from_bytes(body, "big"), _PAIRS
     return b"".join((
-        triples[n >> 145], triples[n >> 130 & 32767], triples[n >> 115 & 32767], triples[n >> 100 & 32767],
-        triples[n >> 85 & 32767], triples[n >> 70 & 32767], triples[n >> 55 & 32767], triples[n >> 40 & 32767],
-        triples[n >> 25 & 32767], triples[n >> 10 & 32767], triples[n & 1023][1:],
+        pairs[n >> 150], pairs[n >> 140 & 1023], pairs[n >> 130 & 1023], pairs[n >> 120 & 1023],
+        pairs[n >> 110 & 1023], pairs[n >> 100 & 1023], pairs[n >> 90 & 1023], pairs[n >> 80 & 1023],
+        pairs[n >> 70 & 1023], pairs[n >> 60 & 1023], pairs[n >> 50 & 1023], pairs[n >> 40 & 1023],
+        pairs[n >> 30 & 1023], pairs[n >> 20 & 1023], pairs[n >> 10 & 1023], pairs[n & 1023],
     ))
 
 
@@ -71,8 +72,8 @@ spell = speedups.speller(spell_in_python)
 
 
 def _unspell(token: bytes) -> bytes:
-    """The 20 bytes of 32 characters. ValueError for any other character; int alone would take signs, spaces and underscores,
-    and takes 1 µs where b32hexdecode takes 9."""
+    """The 20 bytes of 32 characters. ValueError for any other character; int alone would take signs, spaces and underscores.
+    0.3 µs, where the standard library's b32hexdecode takes 3."""
     if not token.isalnum():
         raise ValueError("not base32hex")
     return int(token, 32).to_bytes(20, "big")

@@ -1,7 +1,7 @@
 """`@valueclass(frozen=True, slots=True)`: a dataclass that mypy holds to be frozen, and that costs no more than any other.
 
-A frozen dataclass sets each field through object.__setattr__: 8 µs for one of twenty fields where 4 do, and a sale makes
-some twenty of them. Nothing assigns to a value; mypy, not the interpreter, sees to that.
+A frozen dataclass sets each field through object.__setattr__: 8 µs for one of twenty fields where 4 do, and each sale
+makes many. Nothing assigns to a value; mypy, not the interpreter, sees to that.
 """
 
 from __future__ import annotations

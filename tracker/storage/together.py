@@ -1,9 +1,10 @@
 """Several statements in one round trip, for transactions that other work waits on.
 
 A round trip costs more than what is asked in it: on a busy edge each answer waits for a turn of the event loop, which
-serves clicks meanwhile, and on a busy server for a processor. Eighteen of them made a group of postbacks take 130 ms where
-its statements took 10. The driver cannot pipeline, so statements are joined into one: readings as arrays of rows, writings
-as WITH. Written ones run in no promised order and see the tables as they were before all of them.
+serves clicks meanwhile, and on a busy server for a processor. Eighteen of them made a group of 77 postbacks take 130 ms, of
+which PostgreSQL worked 10, beside 10,000 clicks a second on two cores. The driver cannot pipeline, so statements are joined
+into one: readings as arrays of rows, writings as WITH. Written ones run in no promised order and see the tables as they were
+before all of them.
 """
 
 from __future__ import annotations
@@ -58,5 +59,9 @@ def _renumbered(parts: tuple[tuple[str, int], ...]) -> Iterable[str]:
     """The statements, with the parameters of each counted on from the one before."""
     before = 0
     for statement, size in parts:
-        yield _PARAMETER.sub(lambda found, before=before: f"${int(found[1]) + before}", statement)  # type: ignore[misc]
+        yield _shifted(statement, before)
         before += size
+
+
+def _shifted(statement: str, by: int) -> str:
+    return _PARAMETER.sub(lambda parameter: f"${int(parameter[1]) + by}", statement)

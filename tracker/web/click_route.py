@@ -57,12 +57,12 @@ def click_routes(desk: Desk, places: Places) -> list[web.RouteDef]:
         waiting = _Handler()
         outcome = desk.take(waiting, link, visit, places.of_request(request))
         await waiting.ready
-        if link is None or isinstance(outcome, int):
-            assert isinstance(outcome, int)
+        if isinstance(outcome, int):
             return web.Response(
                 status=outcome, body=_REASON[outcome], content_type="application/problem+json",
                 headers={"Cache-Control": "no-store"},
             )
+        assert link is not None      # nobody is sent anywhere without one
         return web.Response(
             status=302,
             headers={

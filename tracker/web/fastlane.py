@@ -63,7 +63,7 @@ class Lanes:
 class HttpSide(RequestHandler):
     """aiohttp's protocol for one connection: reports each answer written, and answers parse errors in constant words."""
 
-    __slots__ = ("answered", "broken", "lane")
+    __slots__ = ("broken", "lane")
 
     def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, lane: Lane) -> None:
         # Ten years: its timer does not see the lane's clicks, and 0 would close at once. The sweep has the deadlines.

@@ -61,7 +61,7 @@ class Redirector:
         self.links = links
         self._ids = ids
         self._visitor_key = sub_key(visitor_secret, b"visitor")
-        self._visitor_until_ms = -1
+        self._visitor_day = -1
         self._visitor_hash = blake2b()
         self._log = log
         self._counts = counts
@@ -69,7 +69,7 @@ class Redirector:
         self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer, length=len)
         self._sources: Memo[bytes, bytes] = Memo(_channel_of, length=len)
         self._lately: dict[tuple[int, bytes], int] = {}      # clicks by link and address, forgotten every FLOOD_MS or when full
-        self._lately_until_ms = 0
+        self._lately_since_ms = 0
         self._now_ms = 0
         self._spooled = True
         self._rows: list[bytes] = []
@@ -79,9 +79,11 @@ class Redirector:
         """The clicks until `commit` share this moment, and whether the spool can be written."""
         self._now_ms = now_ms
         self._spooled = self._log.available
-        if now_ms >= self._lately_until_ms or len(self._lately) > MEMO_LIMIT:
+        if not 0 <= now_ms - self._lately_since_ms < FLOOD_MS or len(self._lately) > MEMO_LIMIT:
             self._lately.clear()
-            self._lately_until_ms = now_ms + FLOOD_MS
+            self._lately_since_ms = now_ms
+        if now_ms // DAY_MS != self._visitor_day:
+            self._key_visitors(now_ms // DAY_MS)
 
     def click(self, link: Link, visit: Visit, place: Place) -> bytes | None:
         """Take one visit of a known link, and say where it is sent. None: paused or expired, and no fallback (410); no row then."""
@@ -117,7 +119,7 @@ class Redirector:
         if clicks > FLOOD_CLICKS:
             flags |= FLOOD
         click_id, token = self._ids.make(now_ms, link.link_id, test=flags & TEST != 0, not_spooled=not self._spooled)
-        visitor = (self._visitor_hash if now_ms < self._visitor_until_ms else self._new_visitor_hash(now_ms)).copy()
+        visitor = self._visitor_hash.copy()
         visitor.update(address + b"\0" + user_agent)
         self._rows.append(b"".join((
             ROW_HEAD, click_id, VISITOR_HEAD, visitor.digest(), link.columns, FLAGS[flags], channel, country, device, ip_column,
@@ -151,13 +153,11 @@ class Redirector:
                 appended = 0      # the log knows, counts and says why; ids are flagged from here on
         self._counts.add(clicks=clicks, prefetches=prefetches, heads=heads, appended=appended, unlogged=len(rows) - appended)
 
-    def _new_visitor_hash(self, now_ms: int) -> blake2b:
-        """Keyed anew every day, so that nobody is known again on another."""
-        day = now_ms // DAY_MS
-        self._visitor_until_ms = (day + 1) * DAY_MS
+    def _key_visitors(self, day: int) -> None:
+        """Each day has its own key, so that nobody is known again on another."""
+        self._visitor_day = day
         key = blake2b(day.to_bytes(8, "big"), key=self._visitor_key, digest_size=32).digest()
         self._visitor_hash = blake2b(key=key, digest_size=8)
-        return self._visitor_hash
 
 
 _NO_VALUES: tuple[bytes, ...] = ()

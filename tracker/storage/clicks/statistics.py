@@ -2,7 +2,7 @@
 
 The shipper counts every row it ships inside an edge's event loop, so nothing is decoded: what a source is made of
 stands side by side in a row, already in the form that COPY wants, and one slice of it is the key of a count (0.35 µs;
-with the address between them, and four slices, 0.9). One grain with all columns cost twice as much: nearly every row
+with the address between them, 0.84). One grain with all columns cost twice as much: nearly every row
 was a key of its own, to be encoded, sent and folded. Pure: no await, no clock, no connection. Layout of a row:
 schema.sql, table clicks; what each grain answers: there, table click_stats_new.
 """
@@ -40,7 +40,8 @@ _CHANNEL_AT = 78  # first byte of its text; its length stands in the four bytes 
 _TIME = struct.Struct(">6xQ")  # the first 64 bits of the id: 45 of time, 19 of other things
 _SPAN = struct.Struct(">6xI")  # the first 32 of them
 _LINK = struct.Struct(">38xI31xB")  # link_id · flags' low byte
-# Bytes a text of the key takes, by the last byte of its length: null is -1, and none is longer than 64 (rows.py).
+# Bytes a text of the key takes, by the last byte of its length: null is -1. None is longer than
+# CHANNEL_LIMIT (domain/link.py), and a country has two letters.
 _TAKES = (*range(255), 0)
 _LENGTH = struct.Struct(">i")
 _EMPTY = b"\0\0\0\0"

@@ -1,4 +1,5 @@
-"""Builds tracker/_speedups.c where a C compiler is found. Without one, or should it fail, the package is whole all the same."""
+"""Builds _speedups.c when the package is installed, where a C compiler is found. Without one, or should it fail, all is whole
+the same: the twins in Python serve. A hook of hatchling (pyproject.toml); the program never imports it, and wheels lack it."""
 
 from __future__ import annotations
 
