@@ -31,7 +31,7 @@ class Seen:
 
 
 class Witness:
-    """What a proxy tells. `until_seen` reads its lines up to the one that has a word in it."""
+    """What a proxy tells. `until_seen` reads its lines up to the one that has a word in it, and as many as are known to come."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -40,11 +40,19 @@ class Witness:
         self._socket.settimeout(PATIENCE_SECONDS)
         self.port = int(self._socket.getsockname()[1])
 
-    def until_seen(self, word: str) -> list[Seen]:
-        """Every request since the last call, the last of them the one with `word` in it."""
+    def until_seen(self, word: str, *, at_least: int) -> list[Seen]:
+        """Every request told since the last call, one of them with `word` in it; fewer than `at_least` if no more are told.
+
+        nginx tells of a request whose head it refused only when the connection is gone, which may be behind the next ones.
+        """
         seen: list[Seen] = []
-        while not seen or word not in seen[-1].request:
-            line = self._socket.recv(1 << 16).decode("latin-1")
+        while len(seen) < at_least or not any(word in one.request for one in seen):
+            try:
+                line = self._socket.recv(1 << 16).decode("latin-1")
+            except TimeoutError:
+                if any(word in one.request for one in seen):
+                    break
+                raise
             found = line.partition("WITNESS|")[2].rstrip("\n\0").split("|", 2)
             if len(found) == 3:
                 seen.append(Seen(found[2], int(found[0]), int(found[1]) if found[1].isdecimal() else None))

@@ -66,7 +66,7 @@ def assert_played_behind(port: int, case: Case, number: int, witness: Witness) -
     assert not [answer for answer in answers[:-1] if is_last(answer, 2 * number)], "an answer behind the last"
     assert not [answer for answer in answers if answer.status in OURS], answers
     assert_own_answer(port, 2 * number + 1)
-    seen = witness.until_seen(f"sub1=last-{2 * number + 1} ")
+    seen = witness.until_seen(f"sub1=last-{2 * number + 1} ", at_least=len(answers) + 1)
     assert len(answers) < len(seen), "more answers than requests"
     return seen
 
