@@ -180,7 +180,7 @@ async def test_a_root_that_cannot_be_read_is_looked_at_again(tmp_path: Path) -> 
 async def test_two_starts_of_one_directory_each_ship_their_own(dsn: str, tmp_path: Path, synchronous: bool) -> None:
     """Two workers over one TRACKER_SPOOL_DIR: separate spools, separate marks, one table."""
     async with live_spool(tmp_path) as one, live_spool(tmp_path) as other, database(dsn) as db:
-        await top_up(db, tmp_path)  # the stock stands beside the spools and is none
+        await top_up(db, tmp_path, workers=1)  # the stock stands beside the spools and is none
         for spool in (one, other):
             spool.append([click_row() for _ in range(100)])
         drained = await asyncio.gather(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from shipping import database
 
+from tracker.app.numbers import take_number
 from tracker.storage.spool.dead_spool import find_spools
 from tracker.storage.spool.worker_numbers import NoNumberError, confirm, note_shipped, reclaim, take, top_up
 
@@ -18,21 +19,35 @@ from tracker.storage.spool.worker_numbers import NoNumberError, confirm, note_sh
 async def test_a_stock_gives_each_number_once_and_is_filled_up(dsn: str, tmp_path: Path) -> None:
     """A number used twice is the same click id twice."""
     async with database(dsn) as db:
-        assert 4 == await top_up(db, tmp_path)
+        assert 4 == await top_up(db, tmp_path, workers=1)
         taken = [take(tmp_path) for _ in range(4)]
         with pytest.raises(NoNumberError):
             take(tmp_path)
-        assert 4 == await top_up(db, tmp_path)
+        assert 4 == await top_up(db, tmp_path, workers=1)
         taken += [take(tmp_path) for _ in range(4)]
         assert 8 == len(set(taken))
         reserved = {r["number"] for r in await db.fetch("SELECT number FROM worker_numbers")}
         assert set(taken) == reserved
 
 
+async def test_the_stock_holds_two_starts_of_every_worker(dsn: str, tmp_path: Path) -> None:
+    """With fewer than there are workers, a start without PostgreSQL leaves cores idle, or the last ones waiting."""
+    async with database(dsn) as db:
+        assert 6 == await top_up(db, tmp_path, workers=3)
+        assert [6, 6] == [len({take(tmp_path) for _ in range(6)}), await top_up(db, tmp_path, workers=3)]
+
+
+async def test_a_start_leaves_the_stock_full(dsn: str, tmp_path: Path) -> None:
+    """A start that is killed as soon as it serves must not have used up what the next one needs, should PostgreSQL be away then."""
+    for spool_id in (1, 2, 3):
+        await take_number(dsn, tmp_path, spool_id, workers=1)
+        assert 4 == len(list((tmp_path / "numbers").glob("*.json")))
+
+
 async def test_two_machines_never_get_the_same_number(dsn: str, tmp_path: Path) -> None:
     """Reservations race in PostgreSQL: what one has committed the other must not be given."""
     async with database(dsn) as one, database(dsn) as other:
-        await asyncio.gather(*(top_up(one if n % 2 else other, tmp_path / f"{n}") for n in (0, 1)))
+        await asyncio.gather(*(top_up(one if n % 2 else other, tmp_path / f"{n}", workers=1) for n in (0, 1)))
         stocks = [{file.stem for file in (tmp_path / f"{n}/numbers").glob("*.json")} for n in (0, 1)]
         assert stocks[0]
         assert stocks[1]
@@ -42,7 +57,7 @@ async def test_two_machines_never_get_the_same_number(dsn: str, tmp_path: Path) 
 async def test_processes_that_start_together_take_different_numbers(dsn: str, tmp_path: Path) -> None:
     """All workers of a machine start at the same moment, over one stock."""
     async with database(dsn) as db:
-        await top_up(db, tmp_path)
+        await top_up(db, tmp_path, workers=1)
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         assert 4 == len(set(pool.map(take, [tmp_path] * 4)))
 
@@ -50,14 +65,14 @@ async def test_processes_that_start_together_take_different_numbers(dsn: str, tm
 async def test_the_stock_is_not_taken_for_a_spool(dsn: str, tmp_path: Path) -> None:
     """Whoever clears away dead spools looks at every directory beside it, and would take the lock of the stock with it."""
     async with database(dsn) as db:
-        await top_up(db, tmp_path)
+        await top_up(db, tmp_path, workers=1)
     assert [] == find_spools(tmp_path)
 
 
 async def test_a_copied_stock_is_not_used(dsn: str, tmp_path: Path) -> None:
     """A cloned volume or a restored backup would make ids that exist already."""
     async with database(dsn) as db:
-        await top_up(db, tmp_path / "one")
+        await top_up(db, tmp_path / "one", workers=1)
         shutil.copytree(tmp_path / "one", tmp_path / "copy")
         with pytest.raises(NoNumberError):
             take(tmp_path / "copy")
@@ -71,16 +86,16 @@ async def test_a_copied_stock_is_not_used(dsn: str, tmp_path: Path) -> None:
 async def test_a_stock_older_than_its_reservation_is_not_used(dsn: str, tmp_path: Path) -> None:
     """After 30 days PostgreSQL gives the numbers to somebody else."""
     async with database(dsn) as db:
-        await top_up(db, tmp_path)
+        await top_up(db, tmp_path, workers=1)
         with pytest.raises(NoNumberError):
             take(tmp_path, now=datetime.now(UTC) + timedelta(days=29, minutes=1))
-        assert 4 == await top_up(db, tmp_path)
+        assert 4 == await top_up(db, tmp_path, workers=1)
 
 
 async def test_a_number_belongs_to_one_spool(dsn: str, tmp_path: Path) -> None:
     """Whoever finds his number taken must stop making ids with it."""
     async with database(dsn) as db:
-        await top_up(db, tmp_path)
+        await top_up(db, tmp_path, workers=1)
         number = take(tmp_path)
         assert await confirm(db, number, 1)
         assert await confirm(db, number, 1)
@@ -95,7 +110,7 @@ async def test_a_number_belongs_to_one_spool(dsn: str, tmp_path: Path) -> None:
 async def test_numbers_come_back_a_day_after_their_spool_was_shipped(dsn: str, tmp_path: Path) -> None:
     """Sooner, an id of the old owner and one of the new could meet; never, and after 32,768 starts nobody can start."""
     async with database(dsn) as db:
-        await top_up(db, tmp_path)
+        await top_up(db, tmp_path, workers=1)
         live, shipped, unused = (take(tmp_path) for _ in range(3))
         await confirm(db, live, 1)
         await confirm(db, shipped, 2)
@@ -113,7 +128,7 @@ async def test_numbers_come_back_a_day_after_their_spool_was_shipped(dsn: str, t
 async def test_a_number_whose_spool_is_lost_comes_back_after_a_month(dsn: str, tmp_path: Path) -> None:
     """A pod's disk goes with the pod: unshipped or not, nobody will ever close its spool, and numbers are few."""
     async with database(dsn) as db:
-        await top_up(db, tmp_path)
+        await top_up(db, tmp_path, workers=1)
         lost, late = take(tmp_path), take(tmp_path)
         await confirm(db, lost, 1)
         await confirm(db, late, 2)
@@ -130,7 +145,7 @@ async def test_when_all_numbers_are_taken_nothing_is_added(dsn: str, tmp_path: P
     """A start then waits for one to be freed; it must be told, not get one that is in use."""
     async with database(dsn) as db:
         await db.execute("INSERT INTO worker_numbers (number, spool_id) SELECT n, n + 1 FROM generate_series(0, 32767) AS n")
-        assert 0 == await top_up(db, tmp_path)
+        assert 0 == await top_up(db, tmp_path, workers=1)
         await db.execute("DELETE FROM worker_numbers WHERE number = 5")
-        assert 1 == await top_up(db, tmp_path)
+        assert 1 == await top_up(db, tmp_path, workers=1)
         assert 5 == take(tmp_path)

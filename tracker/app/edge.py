@@ -88,7 +88,7 @@ class Edge:
         settings.spool_dir.mkdir(parents=True, exist_ok=True)
         keys = LiveKeys(settings, taken=lambda: self._page.add("tracker_secret_reloads_total"))
         self._spool_id = secrets.randbits(62) + 1
-        self._number = await take_number(self._dsn, settings.spool_dir, self._spool_id)
+        self._number = await take_number(self._dsn, settings.spool_dir, self._spool_id, workers=settings.workers)
         self._spool = Spool.create(
             settings.spool_dir, spool_id=self._spool_id, worker=self._number, clicks=CLICK_COLUMNS,
             max_bytes=settings.spool_max_bytes, sync="off" if settings.sync_interval_ms is None else "50ms",
@@ -240,7 +240,9 @@ class Edge:
 
     async def _keep_number(self) -> None:
         try:
-            await keep_number(self._dsn, self._settings.spool_dir, self._number, self._spool_id)
+            await keep_number(
+                self._dsn, self._settings.spool_dir, self._number, self._spool_id, workers=self._settings.workers
+            )
         except NumberTakenError as exc:
             log.error("%s; this worker ends and is replaced", exc)  # noqa: TRY400 - the sentence is all there is to know
             for lane in list(self._lanes.open):

@@ -23,9 +23,10 @@ from pathlib import Path
 from tracker.domain.click_id import WORKER_LIMIT
 from tracker.storage.postgres import Connection
 
-STOCK_SIZE = 4
-"""Starts without PostgreSQL. A worker that dies is replaced at once: half would be gone in one bad night; double takes
-numbers from others (32,768 in all, each start uses one for a day at least)."""
+LEAST_STOCK = 4
+STARTS_IN_STOCK = 2
+"""Starts of all workers without PostgreSQL. A worker that dies is replaced at once: half would be gone in one bad night;
+double takes numbers from others (32,768 in all, each start uses one for a day at least)."""
 RESERVED_FOR = timedelta(days=30)
 """A reservation nobody used for so long may be given to somebody else, so a stock older than that is not used."""
 STOCK_USED_FOR = RESERVED_FOR - timedelta(days=1)  # the two ends are judged by two clocks
@@ -94,8 +95,8 @@ def take(root: Path, *, now: datetime | None = None) -> int:
     raise NoNumberError(f"no worker number in stock under {root}: a worker cannot start before PostgreSQL is reached")
 
 
-async def top_up(connection: Connection, root: Path, *, now: datetime | None = None) -> int:
-    """Fill the stock up to STOCK_SIZE; how many were added. Useless files go. PostgresError, OSError.
+async def top_up(connection: Connection, root: Path, workers: int, *, now: datetime | None = None) -> int:
+    """Fill the stock for the starts of so many workers; how many numbers were added. Useless files go. PostgresError, OSError.
 
     0 with an empty stock: every number is taken. Then wait: `reclaim` frees some in time.
     """
@@ -104,7 +105,7 @@ async def top_up(connection: Connection, root: Path, *, now: datetime | None = N
         for file in sorted(stock.glob("*.json")):
             if _usable(file, now) is None:
                 file.unlink()
-        missing = STOCK_SIZE - len(list(stock.glob("*.json")))
+        missing = max(LEAST_STOCK, STARTS_IN_STOCK * workers) - len(list(stock.glob("*.json")))
     if missing <= 0:
         return 0
     numbers = [int(record["number"]) for record in await connection.fetch(_RESERVE, missing, WORKER_LIMIT)]
