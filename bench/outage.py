@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from bench.kit.database import Database, database, work_folder
 from bench.kit.kept import clicks_kept
 from bench.kit.machine import need_tools
-from bench.kit.pacer import CONNECTIONS, Latencies, paced, told
+from bench.kit.pacer import COLUMNS, CONNECTIONS, Latencies, paced, told
 from bench.kit.plan import Plan, command
 from bench.kit.progress import steps
 from bench.kit.report import Report
@@ -51,7 +51,7 @@ def measure(plan: Plan) -> Report:
     report = Report(
         "outage", f"Latency of redirects at {rate:,}/s while PostgreSQL is away and while catching up",
         {"seconds": plan.seconds, "rounds": plan.rounds, "rate": rate, "connections": CONNECTIONS},
-        ["PostgreSQL", "p50 ms", "p99 ms", "p99.9 ms", "most ms", "pacer's core"], notes=[note],
+        ["PostgreSQL", *COLUMNS], notes=[note],
     )
     for when, seen in series.items():
         report.rows.append([when, *told(seen)])

@@ -9,6 +9,7 @@ the usual design, the usual design with hardly any load.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import click
@@ -29,7 +30,8 @@ from bench.kit.wrk import SERIAL, load
 CONCURRENCY = 64
 CLICKS = 1000
 UNLOADED = 50                # a second: no two meet, and there are 250 to take a percentile of in five seconds
-ASKED = 4                    # times the usual design's rate: the goal, and half of it what latency is measured at
+TIMES = 4                    # the usual design's rate: the goal, and half of it what latency is measured at
+FEW, HALF, ASKED, OWN = "unloaded", "at half of the usual design's rate", "at half of the goal's rate", "at half of its own rate"
 _QUEUED = 'tracker_postbacks_total{result="queued"}'
 _TRACKERS = "SELECT count(*) FROM conversions JOIN conversion_state USING (conversion_id) JOIN ledger USING (conversion_id)"
 
@@ -49,14 +51,11 @@ def measure(plan: Plan) -> Report:
                                                      connections=CONCURRENCY), stored)
                 found.setdefault(server.name, Series()).runs.append(once)
                 answered[server.name] += once.completed
-            half = _rates(found[usual.name].median("rate"), found[tracker.name].median("rate"), plan)
-            turns: list[tuple[str, Server, int]] = [
-                ("unloaded", usual, UNLOADED), ("unloaded", tracker, UNLOADED), ("at half of the rate asked for", tracker, half[0]),
-                ("at half of its rate", tracker, half[1]), ("at half of its rate", usual, half[2]),
-            ]
-            for when, server, rate in in_turn("postbacks", plan.rounds, turns, lambda turn: f"{turn[1].name} at {turn[2]:,}/s"):
-                seen = paced(server.port, sales[server.name], rate=rate, seconds=plan.seconds)
-                paces.setdefault(f"{server.name} {when}: {rate:,}/s", []).append(seen)
+            rates = _rates(found[usual.name].median("rate"), found[tracker.name].median("rate"), plan)
+            turns = [*((usual, when) for when in (FEW, HALF)), *((tracker, when) for when in rates)]
+            for server, when in in_turn("postbacks", plan.rounds, turns, lambda turn: f"{turn[0].name} {turn[1]}"):
+                seen = paced(server.port, sales[server.name], rate=rates[when], seconds=plan.seconds)
+                paces.setdefault(f"{server.name} {when}: {rates[when]:,}/s", []).append(seen)
                 answered[server.name] += seen.completed
             queued = tracker.metrics().get(_QUEUED, 0.0)
             sync_ms = fdatasync_ms(folder)[0]
@@ -75,11 +74,11 @@ def _warm_up(contenders: Sequence[Server], sales: dict[str, list[bytes]], plan: 
     }
 
 
-def _rates(usual: float, ours: float, plan: Plan) -> tuple[int, int, int]:
-    """Half of four times the usual design's rate; half of tracker's own; half of the usual design's own."""
+def _rates(usual: float, ours: float, plan: Plan) -> dict[str, int]:
+    """A second, by when; the usual design's rate and tracker's own, as just measured."""
     if plan.smoke:
-        return UNLOADED, UNLOADED, UNLOADED
-    return int(usual * ASKED / 2), int(ours / 2), int(usual / 2)
+        return dict.fromkeys((FEW, HALF, ASKED, OWN), UNLOADED)
+    return {FEW: UNLOADED, HALF: int(usual / 2), ASKED: int(usual * TIMES / 2), OWN: int(ours / 2)}
 
 
 def _check(stored: Database, answered: dict[str, int], runs: int) -> list[str]:
@@ -111,17 +110,19 @@ def _report(plan: Plan, found: dict[str, Series], paces: dict[str, list[Latencie
             "" if one is ours else f"{ratio(ours.values('rate'), one.values('rate')).value:.2f} ×",
         ])
     for name, seen in paces.items():
-        p50, p99, _, _, busy = told(seen)
+        p50, p99, _, _, _, busy, _ = told(seen)
         report.rows.append([name, "", busy, "", "", p50, p99, ""])
-    unloaded, _, asked, half, _ = ([one.p99_ms for one in seen] for seen in paces.values())
-    late = pacer_too_busy([one for seen in paces.values() for one in seen])
+    unloaded, _, _, half, asked, own = paces.values()
+    against = [one.p99_ms for one in unloaded]
     report.findings = {
         "rate to usual design": rate_ratio(ours, usual).noted(f"{ours.median('rate'):,.0f}/s to {usual.median('rate'):,.0f}"),
         "rate to FastAPI": rate_ratio(ours, fast),
         "CPU to usual design": ratio(ours.values("cpu_each"), usual.values("cpu_each")),
         "CPU with database to usual design": ratio(ours.values("with_database"), usual.values("with_database")),
-        "p99 to usual design's unloaded": ratio(asked, unloaded, void=late or early),
-        "p99 at half of its own rate to usual design's unloaded": ratio(half, unloaded, void=late or early),
+        **{f"p99{when} to usual design's unloaded": ratio(
+            [one.p99_ms for one in seen], against, void=pacer_too_busy([*seen, *unloaded]) or early,
+            note=f"{statistics.median(one.p99_ms for one in seen):.1f} ms to {statistics.median(against):.1f}",
+        ) for when, seen in (("", asked), (f" {HALF}", half), (f" {OWN}", own))},
     }
     report.rounds = {"Postbacks a second": {name: one.values("rate") for name, one in found.items()},
                      "p99 of postbacks at fixed rates, ms": {name: [one.p99_ms for one in seen] for name, seen in paces.items()}}

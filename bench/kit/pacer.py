@@ -3,8 +3,8 @@
 A closed loop (wrk) waits with the server when it stalls and so leaves out what visitors would have felt. Here a request whose
 time has come goes out on the next free connection; when none is free it waits, and the wait is part of its latency.
 
-`paced()` runs this module as a process of its own on the load's core, before PostgreSQL on it where the kernel lets us:
-a pacer that has to wait for its turn would measure its own lateness.
+`paced()` runs this module as a process of its own on the load's core, before everything else there where the kernel lets us
+(SCHED_FIFO): a pacer that has to wait for its turn would measure its own lateness, which is told as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -39,6 +38,7 @@ from bench.kit.wrk import SERIAL
 CONNECTIONS: Final = 256         # at 10,000/s answers may take 25 ms before a request has to wait for one
 WARM_UP_SECONDS: Final = 1.0     # sent and answered, not counted
 LAST_ANSWER_SECONDS: Final = 10.0
+COLUMNS: Final = ("p50 ms", "p99 ms", "p99.9 ms", "most ms", "sent late, p99 ms", "pacer busy", "its core busy")
 _LONGEST_US: Final = 60_000_000
 
 _serials = count(1)
@@ -46,7 +46,12 @@ _serials = count(1)
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """What the pacer saw; percentiles in ms, from the intended time of sending."""
+    """What the pacer saw; percentiles in ms, from the intended time of sending.
+
+    `late_p99_ms`: how much later than intended requests left, waits for a free connection included. `core_busy`: share of the
+    time that its core was not idle; `load_busy`: the same of what may run before the pacer there, which decides whether this
+    is void: the pacer itself where it goes before all others, else all of them.
+    """
 
     sent: int
     refused: int
@@ -55,6 +60,8 @@ class Latencies:
     p99_ms: float
     p999_ms: float
     max_ms: float
+    late_p99_ms: float
+    core_busy: float
     load_busy: float
 
     @property
@@ -83,9 +90,11 @@ def paced(port: int, requests: Sequence[bytes], *, rate: int, seconds: float, co
 
 
 def told(series: Sequence[Latencies]) -> list[str]:
-    """Medians for a table: p50, p99, p99.9, the longest, how busy the pacer's core was."""
-    figures = [statistics.median(getattr(one, name) for one in series) for name in ("p50_ms", "p99_ms", "p999_ms", "max_ms")]
-    return [*(f"{one:.2f}" for one in figures), f"{statistics.median(one.load_busy for one in series):.0%}"]
+    """Medians for a table, as COLUMNS has it."""
+    names = ("p50_ms", "p99_ms", "p999_ms", "max_ms", "late_p99_ms")
+    shares = ("load_busy", "core_busy")
+    return [*(f"{statistics.median(getattr(one, name) for one in series):.2f}" for name in names),
+            *(f"{statistics.median(getattr(one, name) for one in series):.0%}" for name in shares)]
 
 
 def interval_ns(rate: int) -> int:
@@ -116,14 +125,15 @@ class Pacer:
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             one.setblocking(False)
             self._epoll.register(one.fileno(), select.EPOLLIN)
-        self.latencies = array("q")       # ns
+        self.latencies = array("q")       # ns, in the order of answers
+        self.lateness = array("q")        # ns, in the order of requests
         self.refused = 0
 
     def run(self) -> float:
         """All requests, all answers; the seconds that took. Raises OSError when the last answers do not come."""
         read, write, clock, poll = os.read, os.write, time.monotonic_ns, self._epoll.poll
         requests, many, serial, total = self._requests, len(self._requests), self._serial, self._total
-        record, interval = self.latencies.append, interval_ns(self._rate)
+        record, record_late, interval = self.latencies.append, self.lateness.append, interval_ns(self._rate)
         idle = deque(one.fileno() for one in self._sockets)
         due = dict.fromkeys(idle, 0)
         parts: dict[int, bytes] = {}
@@ -163,6 +173,7 @@ class Pacer:
                     serial += 1
                     head = b"%b%d%b" % (head, serial, tail)
                 write(descriptor, head)
+                record_late(now - next_due)
                 sent += 1
                 next_due = start + sent * interval
                 now = clock()
@@ -184,20 +195,36 @@ def main() -> None:
     total = warm + max(1, int(int(rate) * float(seconds)))
     pacer = Pacer(int(port), requests, int(rate), total, int(connections), int(serial))
     gc.disable()
-    with suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    watch = CoreWatch(LOAD_CORE)      # the only core this process has
+    first = _go_first()
+    watch, used = CoreWatch(LOAD_CORE), time.process_time()      # the only core this process has
     took = pacer.run()
-    busy = watch.busy()
+    own, core = (time.process_time() - used) / took, watch.busy()
+    pacer.close()
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    histogram = HdrHistogram(1, _LONGEST_US, 3)
-    for latency in pacer.latencies[warm:]:
-        histogram.record_value(max(1, latency // 1000))
-    at = histogram.get_value_at_percentile
+    latencies, lateness = _histogram(pacer.latencies[warm:]), _histogram(pacer.lateness[warm:])
     print(json.dumps({
-        "sent": total, "refused": pacer.refused, "seconds": took, "p50_ms": at(50) / 1e3, "p99_ms": at(99) / 1e3,
-        "p999_ms": at(99.9) / 1e3, "max_ms": histogram.get_max_value() / 1e3, "load_busy": busy,
+        "sent": total, "refused": pacer.refused, "seconds": took, "p50_ms": latencies.get_value_at_percentile(50) / 1e3,
+        "p99_ms": latencies.get_value_at_percentile(99) / 1e3, "p999_ms": latencies.get_value_at_percentile(99.9) / 1e3,
+        "max_ms": latencies.get_max_value() / 1e3, "late_p99_ms": lateness.get_value_at_percentile(99) / 1e3, "core_busy": core,
+        "load_busy": own if first else core,
     }))
+
+
+def _go_first() -> bool:
+    """Run before whatever else has this core, PostgreSQL above all; False where the kernel forbids it."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
+
+
+def _histogram(nanoseconds: array[int]) -> HdrHistogram:
+    """In µs, three digits."""
+    histogram = HdrHistogram(1, _LONGEST_US, 3)
+    for one in nanoseconds:
+        histogram.record_value(max(1, one // 1000))
+    return histogram
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def test_what_a_stalled_server_keeps_waiting_is_late_by_the_clock() -> None:
     assert 60 == len(pacer.latencies)
     # The request due after n ms could leave after 50 ms at the earliest.
     assert 25 <= sum(latency >= 25e6 for latency in pacer.latencies)
+    assert 25 <= sum(late >= 25e6 for late in pacer.lateness)
 
 
 def test_serials_are_used_once_and_refusals_are_counted() -> None:
