@@ -92,8 +92,8 @@ def table(results: Mapping[str, Mapping[str, Any]], goals: Sequence[Goal] = GOAL
         verdict = judge(goal, document.get("findings", {}))
         asked = f"{'≥' if goal.at_least else '≤'} {_short(goal.asked)} {goal.unit}"
         where = f"`{goal.bench}` {document['commit']}" if document else f"`{goal.bench}`"
-        state = {"reached": "yes", "missed": "**no**"}.get(verdict.state, verdict.state)
-        lines.append(f"| {goal.number} | {goal.what} | {asked} | {verdict.told} | {state}, {where} |")
+        state = {"reached": "yes, ", "missed": "**no**, "}.get(verdict.state, "")      # void and not measured say so themselves
+        lines.append(f"| {goal.number} | {goal.what} | {asked} | {verdict.told} | {state}{where} |")
     return "\n".join(lines) + "\n"
 
 

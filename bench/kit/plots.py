@@ -16,6 +16,7 @@ mpl.use("Agg")      # no screen is asked for
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 9})
 mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
+_LOGARITHMIC = 20      # a curve whose top is so many times its bottom would hide what happens there
 _COLORS = ("#2563eb", "#94a3b8", "#f59e0b", "#10b981", "#8b5cf6", "#ef4444", "#0f172a")
 
 
@@ -72,7 +73,11 @@ def curves(title: str, values: Mapping[str, Sequence[tuple[float, float]]]) -> F
     canvas, axes = _empty(title, height=3.2)
     for number, (name, points) in enumerate(values.items()):
         axes.plot(*zip(*points, strict=True), "o-", color=_COLORS[number % len(_COLORS)], markersize=4, label=name)
-    axes.set_ylim(bottom=0)
+    heights = [height for points in values.values() for _, height in points]
+    if 0 < _LOGARITHMIC * min(heights) < max(heights):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, frameon=False)
     axes.set_xlabel(title.partition(":")[0])
     return Figure(canvas)
