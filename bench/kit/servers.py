@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +53,6 @@ class Edge(Server):
     admin_port: int
     workers: tuple[int, ...]
     start_seconds: float
-    spool: Path = field(repr=False)
 
     def cpu(self) -> dict[str, Cpu]:
         return {
@@ -104,7 +103,7 @@ def edge(folder: Path, dsn: str, *, name: str = "tracker", workers: int = 1, **s
     with started([sys.executable, "-m", "tracker", "edge"], log, environment | settings) as process:
         ready = wait_for(process, log, r"ready: public port (\d+), admin port (\d+)")
         took = time.monotonic() - began
-        yield Edge(name, int(ready[1]), process.pid, int(ready[2]), tuple(cpu.children(process.pid)), took, home / "spool")
+        yield Edge(name, int(ready[1]), process.pid, int(ready[2]), tuple(cpu.children(process.pid)), took)
 
 
 @contextlib.contextmanager
