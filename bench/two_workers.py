@@ -27,7 +27,7 @@ def measure(plan: Plan) -> Report:
         for workers in (1, 2):
             own = stored.another(f"workers_{workers}")
             server = edges.enter_context(edge(folder, own.dsn, name=f"tracker {workers}", workers=workers))
-            worlds.append(World(f"{workers} workers", server, own, plain_clicks()))
+            worlds.append(World("1 worker" if workers == 1 else f"{workers} workers", server, own, plain_clicks()))
         notes = growth.run("workers", worlds, plan)
     report = growth.report("two_workers", "workers of an edge", worlds, plan, notes)
     report.findings = growth.findings(worlds[0], worlds[1], "workers", f"on one core; rate scaling not measured on {CORES} cores")

@@ -48,7 +48,7 @@ def command(measure: Callable[[Plan], Report]) -> click.Command:
 def perform(measure: Callable[[Plan], Report], plan: Plan) -> int:
     """Run one benchmark and hand over its report. Raises click.ClickException when something was lost or did not start."""
     report = measure(plan)
-    report.show()
+    report.show(judged=not plan.smoke)
     if plan.smoke:
         with TemporaryDirectory() as folder:
             report.save(Path(folder))

@@ -37,8 +37,8 @@ class Report:
     curves: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def show(self) -> None:
-        """The table on stdout, and what became of the goals."""
+    def show(self, *, judged: bool = True) -> None:
+        """The table on stdout, and, where speed is judged, what became of the goals."""
         table = Table(title=self.title, title_justify="left")
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="right" if number else "left", no_wrap=True)
@@ -47,7 +47,7 @@ class Report:
         console = Console(soft_wrap=True)     # in a log file nothing should be folded to 80 columns
         console.width = max(console.width, 170)
         console.print(table)
-        for line in [*self.notes, *self._verdicts()]:
+        for line in [*self.notes, *(self._verdicts() if judged else ())]:
             console.print(line, highlight=False, markup=False)
 
     def save(self, folder: Path) -> Path:
