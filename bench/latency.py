@@ -57,7 +57,7 @@ def measure(plan: Plan) -> Report:
     for (rate, name), series in found.items():
         report.rows.append([f"{rate:,}/s, {name}", *told(series)])
     for percentile in ("p50", "p99", "p999"):
-        report.curves[f"redirects a second: {percentile} in ms"] = {
+        report.curves[f"redirects a second: {percentile} of redirects, ms"] = {
             server.name: [(rate, statistics.median(_of(found[rate, server.name], percentile))) for rate in rates]
             for server in contenders
         }

@@ -69,8 +69,9 @@ def stacks(title: str, values: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def curves(title: str, values: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """A line for each contender through its points."""
-    canvas, axes = _empty(title, height=3.2)
+    """A line for each contender through its points; the title is the x axis, a colon, and what is drawn."""
+    horizontal, _, what = title.partition(": ")
+    canvas, axes = _empty(what, height=3.2)
     for number, (name, points) in enumerate(values.items()):
         axes.plot(*zip(*points, strict=True), "o-", color=_COLORS[number % len(_COLORS)], markersize=4, label=name)
     heights = [height for points in values.values() for _, height in points]
@@ -79,7 +80,7 @@ def curves(title: str, values: Mapping[str, Sequence[tuple[float, float]]]) -> F
     else:
         axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, frameon=False)
-    axes.set_xlabel(title.partition(":")[0])
+    axes.set_xlabel(horizontal)
     return Figure(canvas)
 
 

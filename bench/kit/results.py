@@ -13,7 +13,7 @@ from bench.kit.plots import Figure, bars, curves, stacks
 
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em}h2{margin:2em 0 .3em}"
-    "h3{font-size:1em;margin:1.4em 0 .2em}svg{width:100%;height:auto}table{border-collapse:collapse;margin:.5em 0}"
+    "svg{width:100%;height:auto;margin-top:1em}table{border-collapse:collapse;margin:.5em 0}"
     "td,th{padding:.2em .6em;border-bottom:1px solid #cbd5e1;text-align:left;vertical-align:top}"
 )
 
@@ -33,7 +33,7 @@ def publish(folder: Path) -> None:
         plots = []
         for title, figure in _figures(document):
             figure.save(folder / f"{name}-{_file_name(title)}.png")
-            plots.append(f"<h3>{html.escape(title)}</h3>{figure.svg()}")
+            plots.append(figure.svg())
         sections.append(_section(document, "".join(plots)))
     table = _table([_cells(line) for line in goals.table(results).splitlines() if not line.startswith("|---")])
     (folder / "index.html").write_text(
