@@ -22,10 +22,10 @@ from typing import Any, Final
 import click
 from aiohttp import web
 
-from bench.machine import stay_off_the_servers_core
-from bench.options import Plan, perform
-from bench.report import Report
-from bench.traffic import LINKS, plain_clicks, rich_clicks
+from bench.kit.machine import stay_off_the_servers_core
+from bench.kit.plan import Plan, perform
+from bench.kit.report import Report
+from bench.kit.traffic import LINKS, plain_clicks, rich_clicks
 from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.domain.link import Link
 from tracker.web.agents import Places
@@ -135,18 +135,19 @@ def measure(plan: Plan, profile: cProfile.Profile | None = None) -> Report:
     for name, requests in (("rich", rich_clicks()), ("plain", plain_clicks() * 4)):
         found[name] = asyncio.run(_microseconds(requests, plan, profile if name == "rich" else None))
         report.rows.append([name, f"{min(found[name]):.2f}", f"{statistics.median(found[name]):.2f}"])
-    report.plots["CPU a click, µs"] = found
+    report.rounds["CPU a click without network and disk, µs"] = found
     return report
 
 
 @click.command(help="CPU for each click without a network.")
 @click.option("--seconds", type=int, default=0, help="Not used: a round is 4,000 clicks.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=25, show_default=True)
+@click.option("--full", is_flag=True, help="Nothing more: it is whole already.")
 @click.option("--smoke", is_flag=True, help="Only whether it works.")
 @click.option("--profile", is_flag=True, help="Then print where the rich load's time goes, profiler included.")
-def main(seconds: int, rounds: int, smoke: bool, profile: bool) -> None:
+def main(seconds: int, rounds: int, full: bool, smoke: bool, profile: bool) -> None:
     profiler = cProfile.Profile() if profile else None
-    code = perform(lambda plan: measure(plan, profiler), Plan(seconds, 1 if smoke else rounds, smoke))
+    code = perform(lambda plan: measure(plan, profiler), Plan(seconds, 1 if smoke else rounds, full, smoke))
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
     sys.exit(code)

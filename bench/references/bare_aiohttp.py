@@ -1,6 +1,6 @@
 """The yardstick: an aiohttp Application that answers a constant 302 and does nothing else. On uvloop, without an access log.
 
-`python -m bench.bare_aiohttp` listens on a free port of 127.0.0.1 and prints it.
+`python -m bench.references.bare_aiohttp` listens on a free port of 127.0.0.1 and prints it.
 """
 
 from __future__ import annotations

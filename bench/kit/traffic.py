@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -51,13 +52,13 @@ def rich_clicks(*, host: bytes = _HOST) -> list[bytes]:
     ]
 
 
-def plain_clicks(*, host: bytes = _HOST) -> list[bytes]:
-    """1,000 requests, one a link, all of one browser. About 190 bytes each."""
+def plain_clicks(*, host: bytes = _HOST, links: Sequence[int] = range(1, LINKS + 1)) -> list[bytes]:
+    """A request for each link, 1,000 of them, all of one browser. About 190 bytes each."""
     return [
         b"GET /c/l%d?sub1=aff%d&sub2=banner-%d HTTP/1.1\r\nHost: %b\r\n"
         b"User-Agent: Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: */*\r\n\r\n"
         % (number, number % 50, number % 400, host)
-        for number in range(1, LINKS + 1)
+        for number in links
     ]
 
 

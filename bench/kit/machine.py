@@ -1,4 +1,4 @@
-"""The machine a benchmark runs on: which core does what, how much CPU a process used, and what to write beside a figure."""
+"""The machine a benchmark runs on: which core does what, and what to write beside a figure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any, Final
 import aiohttp
 import click
 
-ROOT: Final = Path(__file__).parent.parent
-RESULTS: Final = Path(__file__).parent / "results"
+ROOT: Final = Path(__file__).parents[2]
+RESULTS: Final = ROOT / "bench" / "results"
 
-_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _CORES: Final = sorted(os.sched_getaffinity(0))
+CORES: Final = len(_CORES)
 SERVER_CORE: Final = _CORES[0]
 LOAD_CORE: Final = _CORES[1 % len(_CORES)]     # with one core all share it, and only ratios mean something
 
@@ -39,18 +39,7 @@ def need_tools(*names: str) -> None:
     """Raises click.ClickException for programs that are not installed."""
     absent = [name for name in names if shutil.which(name) is None and not Path("/usr/sbin", name).exists()]
     if absent:
-        raise click.ClickException(f"needs {', '.join(absent)} (Debian: apt-get install wrk nginx-light util-linux)")
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU used so far by a process and all its threads, user and system (proc(5), stat: utime and stime). Resolution 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-
-
-def children(pid: int) -> list[int]:
-    """Pids of the processes that a single-threaded or main thread started."""
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        raise click.ClickException(f"needs {', '.join(absent)} (Debian: apt-get install wrk nginx-light util-linux openssl)")
 
 
 def describe() -> dict[str, Any]:
@@ -59,10 +48,10 @@ def describe() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short", "HEAD") or "unknown",
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "tracker", "bench", "schema.sql")),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "tracker", "bench", "schema.sql", ":!bench/results")),
         "machine": {
             "cpu": model[0].partition(":")[2].strip() if model else platform.machine(),
-            "cores": len(_CORES),
+            "cores": CORES,
             "server_core": SERVER_CORE,
             "load_core": LOAD_CORE,
             "load_average_before": os.getloadavg()[0],

@@ -1,0 +1,88 @@
+"""Latency of redirects at fixed rates, from the moment a request should have left: tracker, tracker with `always`, nginx.
+
+    python -m bench.latency [--seconds 5] [--rounds 5]
+
+Open loop (kit/pacer.py) at 5,000 and 10,000 requests a second, fdatasync running, shipping on.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from bench.kit.database import database, work_folder
+from bench.kit.fdatasync import fdatasync_ms
+from bench.kit.kept import clicks_kept
+from bench.kit.machine import need_tools
+from bench.kit.nginx import nginx
+from bench.kit.pacer import COLUMNS, CONNECTIONS, Latencies, paced, told
+from bench.kit.plan import Plan, command
+from bench.kit.progress import in_turn
+from bench.kit.report import Report
+from bench.kit.rounds import pacer_too_busy, ratio, spread
+from bench.kit.servers import Server, edge
+from bench.kit.traffic import plain_clicks
+
+RATES = (2_500, 5_000, 7_500, 10_000)
+SMOKE_RATES = (1_000, 5_000)
+ALWAYS_RATE = 5_000      # what `always` is judged at
+ALWAYS = "tracker, always"
+
+
+def measure(plan: Plan) -> Report:
+    """Latency of redirects at fixed rates: tracker, tracker with TRACKER_SYNC=always, nginx."""
+    need_tools("nginx", "taskset")
+    requests = plain_clicks()
+    rates = SMOKE_RATES if plan.smoke else RATES
+    found: dict[tuple[int, str], list[Latencies]] = {}
+    syncs: list[float] = []
+    with work_folder() as folder, database(folder) as stored, edge(folder, stored.dsn) as tracker, \
+            edge(folder, stored.dsn, name=ALWAYS, TRACKER_SYNC="always") as always, nginx(folder) as front:
+        contenders: list[Server] = [tracker, front, always]
+        turns = [(rate, server) for rate in rates for server in contenders]
+        for rate, server in in_turn("latency", plan.rounds, turns, lambda turn: f"{turn[1].name} at {turn[0]:,}/s"):
+            if server is always:
+                syncs.append(fdatasync_ms(folder)[0])
+            seen = paced(server.port, requests, rate=rate, seconds=plan.seconds)
+            server.settle()
+            found.setdefault((rate, server.name), []).append(seen)
+        sent = sum(one.sent for (_, name), series in found.items() for one in series if name != front.name)
+        note = clicks_kept([tracker, always], stored, completed=sent, under_way=0)
+    sync_ms = statistics.median(syncs)
+    report = Report(
+        "latency", "Latency of redirects at fixed rates, open loop",
+        {"seconds": plan.seconds, "rounds": plan.rounds, "connections": CONNECTIONS, "fdatasync_ms": round(sync_ms, 3)},
+        ["rate and server", *COLUMNS],
+        notes=[note, f"A page and its fdatasync took {sync_ms:.2f} ms here, median of {len(syncs) * 200:,}."],
+    )
+    for (rate, name), series in found.items():
+        report.rows.append([f"{rate:,}/s, {name}", *told(series)])
+    for percentile in ("p50", "p99", "p999"):
+        report.curves[f"redirects a second: {percentile} of redirects, ms"] = {
+            server.name: [(rate, statistics.median(_of(found[rate, server.name], percentile))) for rate in rates]
+            for server in contenders
+        }
+    for rate in rates:
+        ours, theirs = found[rate, tracker.name], found[rate, front.name]
+        for percentile in ("p50", "p99", "p999"):
+            report.findings[f"{rate}/s: {percentile} to nginx"] = ratio(
+                _of(ours, percentile), _of(theirs, percentile), void=pacer_too_busy([*ours, *theirs]),
+                note=_both(ours, theirs, percentile),
+            )
+    ours, safe = found[ALWAYS_RATE, tracker.name], found[ALWAYS_RATE, ALWAYS]
+    more = [(late - soon) / sync_ms for late, soon in zip(_of(safe, "p99"), _of(ours, "p99"), strict=True)]
+    report.findings["always: syncs more"] = spread(more, void=pacer_too_busy([*ours, *safe]), note=_both(safe, ours, "p99"))
+    return report
+
+
+def _of(series: list[Latencies], percentile: str) -> list[float]:
+    return [getattr(one, f"{percentile}_ms") for one in series]
+
+
+def _both(ours: list[Latencies], theirs: list[Latencies], percentile: str) -> str:
+    return f"{statistics.median(_of(ours, percentile)):.2f} ms to {statistics.median(_of(theirs, percentile)):.2f}"
+
+
+main = command(measure)
+
+if __name__ == "__main__":
+    main()
