@@ -95,6 +95,24 @@ def test_a_segment_without_a_readable_header_is_a_gap() -> None:
     assert "clicks-00000002.seg" in found.where
 
 
+async def test_writer_and_readers_give_every_descriptor_back() -> None:
+    """Segments come by the thousand: one descriptor left open with each would stop the process at its limit."""
+    fs = ModelFs()
+    log = a_log(fs)
+    readers = [LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, log=log, fs=fs)]
+    for _ in range(4):
+        log.append([b"x" * 300])
+        await log.sync()
+        assert len(fs._open) <= 2       # the current segment's, and the reader's
+        read_all(readers[0])
+    log.close()
+    readers.append(LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, fs=fs))
+    assert 4 == readers[1].end_seq()
+    for reader in readers:
+        reader.close()
+    assert {} == fs._open
+
+
 def test_a_sector_that_cannot_be_read_costs_only_the_rows_on_it() -> None:
     """One bad sector must not keep everything behind it, nor stop every start."""
     fs = BadSector()
