@@ -139,3 +139,35 @@ def test_the_window_size_makes_no_difference(data: st.DataObject, window_bytes: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame_window, "WINDOW_BYTES", window_bytes)
         assert recover(fs) == expected
+
+
+def test_no_window_size_hides_what_follows_damage() -> None:
+    """Each size that puts the end of a window somewhere else in a frame: at a nonce's first byte, inside it, behind it."""
+    fs = ModelFs()
+    log = a_log(fs)
+    for size in (9, 30, 0, 17, 3):
+        log.append([b"x" * size])
+    fd = fs.open_read(DIRECTORY / "clicks-00000000.seg")
+    for damaged in (DATA_START + 30, DATA_START + 100):
+        fs.pwrite(fd, b"\xff", damaged)
+    log.close()
+    expected = {2: b"", 3: b"x" * 17, 4: b"xxx"}
+    for window_bytes in range(1, 240):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(frame_window, "WINDOW_BYTES", window_bytes)
+            assert expected == recover(fs), window_bytes
+
+
+@pytest.mark.parametrize("steps", [[errno.ESTALE], [errno.EIO, errno.ESTALE]], ids=str)
+def test_a_disk_that_is_gone_is_no_bad_sector(steps: list[int]) -> None:
+    """Rows that cannot be read for another reason than damage are there all the same: the shipper tries again later."""
+    fs = ModelFs()
+    log = a_log(fs)
+    log.append([b"a"])
+    log.close()
+    reader = LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, fs=fs)
+    fs.fault = failing("pread", *(OSError(step, "planned failure") for step in steps))
+    with pytest.raises(OSError, match="planned failure") as raised:
+        reader.read(0, max_rows=1, max_bytes=1)
+    assert errno.ESTALE == raised.value.errno
+    assert {0: b"a"} == read_all(reader)
