@@ -101,6 +101,25 @@ def test_the_limit_of_memory_may_be_reached_and_not_passed_by_more_than_a_frame(
     assert (2, 2 * (AROUND + 100), 0) == (log.next_seq, log.unsynced_bytes, log.write_errors)
 
 
+def test_a_segment_that_could_not_be_made_nor_removed_is_told_by_the_first_reason() -> None:
+    """What is left of it has no header and counts for nothing; the next one has another number."""
+    fs, clock = ModelFs(), Clock()
+    log = a_log(fs, clock=clock)
+
+    def fault(name: str, _path: Path) -> None:
+        if name in ("fallocate", "unlink"):
+            raise OSError(errno.EIO, name)
+
+    fs.fault = fault
+    with pytest.raises(SpoolUnavailable, match="no new segment: fallocate"):
+        log.append([b"a"])
+    assert (0, {}) == (log._space.used_bytes, fs._open)
+    fs.fault = failing("")
+    clock.now += RETRY_SECONDS
+    assert 0 == log.append([b"b"])
+    assert (["clicks-00000000.seg", "clicks-00000001.seg"], {0: b"b"}) == (fs.listdir(DIRECTORY), recover(fs))
+
+
 async def test_every_descriptor_is_given_back_whatever_failed() -> None:
     """Segments come by the thousand: one left open with each would stop the process at its limit."""
     fs, clock = ModelFs(), Clock()

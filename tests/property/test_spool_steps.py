@@ -11,7 +11,7 @@ from spools import COLUMNS, ROOT, SEGMENT_BYTES, SPOOL_ID, always, failing, read
 
 from tracker.storage.spool.dead_spool import DeadSpool, find_spools, read_about, verify
 from tracker.storage.spool.reader import LogReader
-from tracker.storage.spool.segments import DATA_START, Column
+from tracker.storage.spool.segments import DATA_START, Column, SegmentHeader, encode_header
 from tracker.storage.spool.spool import JOURNAL_COLUMNS, Spool, SpoolError, SpoolUnavailable
 
 PATH = ROOT / "000000000000000b"
@@ -63,6 +63,19 @@ def test_the_least_space_is_four_segments_of_each_log() -> None:
     a_spool(ModelFs(), max_bytes=least, journal_segment_bytes=SEGMENT_BYTES + 1).close()
     with pytest.raises(SpoolError, match=f"at least {least}"):
         a_spool(ModelFs(), max_bytes=least - 1, journal_segment_bytes=SEGMENT_BYTES + 1)
+
+
+async def test_a_disk_too_full_for_the_first_segments_is_no_error() -> None:
+    """The worker must answer, with ids that say "no row", and keep rows as soon as there is room."""
+    fs = ModelFs()
+    fs.fault = always("fallocate", errno.ENOSPC)
+    spool = a_spool(fs)
+    assert not spool.healthy
+    fs.fault = failing("")
+    for log in (spool.clicks, spool.journal):
+        log._retry_at = 0.0      # a moment later
+    await spool.sync()
+    assert (True, 0) == (spool.healthy, spool.clicks.append([b"click"]))
 
 
 def test_segments_have_the_sizes_and_the_columns_that_are_told() -> None:
@@ -142,9 +155,13 @@ async def test_a_file_that_cannot_be_unlinked_stays_and_is_counted() -> None:
     assert "clicks-00000001.seg" not in fs.listdir(PATH)
     assert fs.used_bytes(ROOT) == spool.space.used_bytes
     assert syncs + 1 == fs.calls["fsync_dir"]
-    fs.fault = always("fsync_dir", errno.EIO)
-    spool.clicks.append([b"x" * 300])
+    for _ in range(2):
+        spool.clicks.append([b"x" * 300])
+    await spool.sync()
+    spool.clicks.confirmed(6)
     assert 0 == await spool.prune(25 * HOUR)
+    fs.fault = always("fsync_dir", errno.EIO)
+    assert 2 == await spool.prune(49 * HOUR)      # names may come back with the power: they are shipped, and found again
 
 
 def test_a_closed_spool_holds_nothing_and_belongs_to_whoever_comes() -> None:
@@ -242,6 +259,29 @@ def test_a_spool_is_known_by_its_segments_whatever_became_of_its_description(abo
     (report,) = (one for one in verify(PATH, fs=fs) if one.kind == kept)
     assert (3, 3, 900) == (report.segments, report.rows, report.row_bytes)
     assert {} == fs._open
+
+
+def test_a_spool_that_never_had_a_segment_is_known_by_its_description() -> None:
+    """The disk was full from the start: its number must be given back all the same."""
+    fs = ModelFs()
+    fs.fault = always("fallocate", errno.ENOSPC)
+    a_spool(fs).close()
+    fs.fault = failing("")
+    assert ["lock", "spool.json"] == fs.listdir(PATH)
+    found = dead(fs)
+    assert (SPOOL_ID, 7, 0) == (found.spool_id, found.about["worker"], found.clicks.end_seq())
+    found.close()
+    fs.unlink(PATH / "lock")
+    assert [PATH] == find_spools(ROOT, fs=fs)
+
+
+def test_verify_counts_no_segment_of_another_spool() -> None:
+    fs = ModelFs()
+    a_dead_spool(fs, rows=0)
+    fs.unlink(PATH / "clicks-00000000.seg")
+    write(fs, PATH / "clicks-00000000.seg", encode_header(SegmentHeader("clicks", SPOOL_ID + 1, 5, 0, COLUMNS)))
+    clicks, journal = verify(PATH, fs=fs)
+    assert (("clicks-00000000.seg",), 0, ()) == (clicks.unreadable, clicks.segments, journal.unreadable)
 
 
 def test_a_spool_whose_files_cannot_be_read_is_let_go() -> None:
