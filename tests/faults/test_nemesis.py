@@ -126,9 +126,12 @@ def a_world(database: Database, folder: Path) -> Iterator[World]:
 @pytest.mark.fault(1, 2)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", ROUNDS)
-def test_random_faults_under_load_lose_and_double_nothing(postgres_factory: PostgresFactory, tmp_path: Path, number: int) -> None:
+def test_random_faults_under_load_lose_and_double_nothing(
+    postgres_factory: PostgresFactory, tmp_path: Path, number: int, record_property: Callable[[str, object], None]
+) -> None:
     """One fault at a time is what its author thought of. These come in any order, some before the last one has healed."""
     seed = int(os.environ.get("TRACKER_TEST_SEED") or secrets.randbits(32)) if number == 0 else secrets.randbits(32)
+    record_property("seed", seed)
     rng = random.Random(seed)
     with own_database(postgres_factory()) as database, a_world(database, tmp_path) as world:
         chosen = rng.sample(sorted(world.faults), FAULTS_A_ROUND)

@@ -149,3 +149,50 @@ async def test_when_all_numbers_are_taken_nothing_is_added(dsn: str, tmp_path: P
         await db.execute("DELETE FROM worker_numbers WHERE number = 5")
         assert 1 == await top_up(db, tmp_path, workers=1)
         assert 5 == take(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("owner", "silent", "shipped", "free"),
+    [
+        (None, timedelta(days=30, minutes=-1), None, 0),
+        (None, timedelta(days=30, minutes=1), None, 1),
+        (1, timedelta(days=30, minutes=-1), None, 0),
+        (1, timedelta(days=30, minutes=1), None, 1),
+        (1, timedelta(days=99), timedelta(hours=24, minutes=-1), 0),
+        (1, timedelta(0), timedelta(hours=24, minutes=1), 1),
+    ],
+)
+async def test_a_number_is_free_at_its_hour(
+    dsn: str, owner: int | None, silent: timedelta, shipped: timedelta | None, free: int
+) -> None:
+    async with database(dsn) as db:
+        row = "(5, $1, now() - $2::interval, now() - $3::interval)"
+        insert = f"INSERT INTO worker_numbers (number, spool_id, seen_at, last_id_at) VALUES {row}"
+        await db.execute(insert, owner, silent, shipped)
+        assert free == await reclaim(db)
+
+
+async def test_what_was_shipped_is_free_a_day_after_its_last_id_or_after_now(dsn: str) -> None:
+    """A machine whose clock was ahead made ids that are still to come."""
+    async with database(dsn) as db:
+        await db.execute("INSERT INTO worker_numbers (number, spool_id) VALUES (5, 1), (6, 2)")
+        ahead = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+        for last_id in (None, 1_000, int(ahead.timestamp() * 1000), 1_000):
+            await note_shipped(db, 1, last_id)
+            told = await db.fetchval("SELECT last_id_at FROM worker_numbers WHERE number = 5")
+            assert told == ahead if last_id != 1_000 and last_id else told > datetime.now(UTC) - timedelta(minutes=5)
+        assert ahead == told
+        assert await db.fetchval("SELECT last_id_at IS NULL FROM worker_numbers WHERE number = 6")
+
+
+async def test_a_stock_that_is_full_asks_for_nothing_and_useless_files_go(dsn: str, tmp_path: Path) -> None:
+    async with database(dsn) as db:
+        assert [4, 0] == [await top_up(db, tmp_path) for _ in range(2)]
+        (tmp_path / "numbers" / "x.json").write_text("{}")
+        assert 0 == await top_up(db, tmp_path)
+        assert not (tmp_path / "numbers" / "x.json").exists()
+        assert 4 == await db.fetchval("SELECT count(*) FROM worker_numbers WHERE spool_id IS NULL AND number BETWEEN 0 AND 32767")
+        later = datetime.now(UTC) + timedelta(days=40)
+        assert 4 == await top_up(db, tmp_path, now=later)
+        assert 8 == await db.fetchval("SELECT count(*) FROM worker_numbers")
+        assert 4 == len({take(tmp_path, now=later) for _ in range(4)})

@@ -95,6 +95,24 @@ def test_a_segment_without_a_readable_header_is_a_gap() -> None:
     assert "clicks-00000002.seg" in found.where
 
 
+async def test_writer_and_readers_give_every_descriptor_back() -> None:
+    """Segments come by the thousand: one descriptor left open with each would stop the process at its limit."""
+    fs = ModelFs()
+    log = a_log(fs)
+    readers = [LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, log=log, fs=fs)]
+    for _ in range(4):
+        log.append([b"x" * 300])
+        await log.sync()
+        assert len(fs._open) <= 2       # the current segment's, and the reader's
+        read_all(readers[0])
+    log.close()
+    readers.append(LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, fs=fs))
+    assert 4 == readers[1].end_seq()
+    for reader in readers:
+        reader.close()
+    assert {} == fs._open
+
+
 def test_a_sector_that_cannot_be_read_costs_only_the_rows_on_it() -> None:
     """One bad sector must not keep everything behind it, nor stop every start."""
     fs = BadSector()
@@ -121,3 +139,35 @@ def test_the_window_size_makes_no_difference(data: st.DataObject, window_bytes: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame_window, "WINDOW_BYTES", window_bytes)
         assert recover(fs) == expected
+
+
+def test_no_window_size_hides_what_follows_damage() -> None:
+    """Each size that puts the end of a window somewhere else in a frame: at a nonce's first byte, inside it, behind it."""
+    fs = ModelFs()
+    log = a_log(fs)
+    for size in (9, 30, 0, 17, 3):
+        log.append([b"x" * size])
+    fd = fs.open_read(DIRECTORY / "clicks-00000000.seg")
+    for damaged in (DATA_START + 30, DATA_START + 100):
+        fs.pwrite(fd, b"\xff", damaged)
+    log.close()
+    expected = {2: b"", 3: b"x" * 17, 4: b"xxx"}
+    for window_bytes in range(1, 240):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(frame_window, "WINDOW_BYTES", window_bytes)
+            assert expected == recover(fs), window_bytes
+
+
+@pytest.mark.parametrize("steps", [[errno.ESTALE], [errno.EIO, errno.ESTALE]], ids=str)
+def test_a_disk_that_is_gone_is_no_bad_sector(steps: list[int]) -> None:
+    """Rows that cannot be read for another reason than damage are there all the same: the shipper tries again later."""
+    fs = ModelFs()
+    log = a_log(fs)
+    log.append([b"a"])
+    log.close()
+    reader = LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, fs=fs)
+    fs.fault = failing("pread", *(OSError(step, "planned failure") for step in steps))
+    with pytest.raises(OSError, match="planned failure") as raised:
+        reader.read(0, max_rows=1, max_bytes=1)
+    assert errno.ESTALE == raised.value.errno
+    assert {0: b"a"} == read_all(reader)

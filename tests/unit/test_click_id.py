@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tracker.domain import click_id
 from tracker.domain.click_id import BadClickId, ClickIdMaker, Keyring, uuid_time_ms
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "click_ids.json").read_text())["vectors"]
@@ -46,7 +47,11 @@ def test_an_id_is_made_as_published(vector: Any) -> None:
     ("token", "reason"),
     [
         (VECTORS[1]["token"][:-1], "truncated"),
+        ("a", "truncated"),
         ("", "foreign_format"),
+        ("a-b", "foreign_format"),
+        ("a" * 33, "foreign_format"),
+        ("\ud800" * 32, "foreign_format"),      # a lone surrogate, as JSON can hold it
         ("x" * 10_000, "foreign_format"),
         (VECTORS[1]["token"][:-1] + "w", "foreign_format"),     # w is not base32hex
         (VECTORS[1]["token"][:-1] + "é", "foreign_format"),
@@ -91,3 +96,52 @@ def test_rotation_signs_with_the_first_key_and_verifies_with_all() -> None:
 def test_a_keyring_without_keys_or_with_a_number_twice_is_refused(secrets: Any) -> None:
     with pytest.raises(ValueError, match="keyring"):
         Keyring(secrets)
+
+
+def test_the_limits_are_those_of_the_layout() -> None:
+    limits = (click_id.TIME_LIMIT, click_id.LINK_LIMIT, click_id.WORKER_LIMIT, click_id.COUNTER_LIMIT, click_id.TOKEN_LENGTH)
+    assert (2**45, 2**30, 2**15, 2**20, 32) == limits
+
+
+@pytest.mark.parametrize("worker", [-1, 2**15])
+def test_a_worker_number_that_does_not_fit_is_refused(worker: int) -> None:
+    """One bit more would be a bit of the link: the sale would be somebody else's."""
+    with pytest.raises(ValueError, match="15 bits"):
+        ClickIdMaker(keyring=Keyring(((3, b"k" * 16),)), worker=worker, random_counter=lambda: 0)
+
+
+def moment_and_counter(uuid: bytes) -> tuple[int, int]:
+    return uuid_time_ms(uuid), int.from_bytes(uuid[:15], "big") & 0xFFFFF
+
+
+def test_a_counter_goes_round_once_and_then_takes_the_next_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four ids a millisecond instead of 2^20: whatever the first counter, each is used once."""
+    monkeypatch.setattr(click_id, "COUNTER_LIMIT", 4)
+    maker = ClickIdMaker(keyring=Keyring(((3, b"k" * 16),)), worker=1, random_counter=lambda: 2)
+    made = [moment_and_counter(maker.make(1000, 5)[0]) for _ in range(6)]
+    assert [(1000, 2), (1000, 3), (1000, 0), (1000, 1), (1001, 2), (1001, 3)] == made
+    assert (1001, 0) == moment_and_counter(maker.make(999, 5)[0])       # a clock set back
+    assert (2000, 2) == moment_and_counter(maker.make(2000, 5)[0])
+    assert (0, 2) == moment_and_counter(
+        ClickIdMaker(keyring=Keyring(((3, b"k" * 16),)), worker=1, random_counter=lambda: 2).make(0, 5)[0])
+
+
+def test_another_key_signs_from_the_next_millisecond_on() -> None:
+    """Under a number that was used before in this one, with other bytes behind it, an id could come twice."""
+    old, new = Keyring(((3, b"o" * 16),)), Keyring(((4, b"n" * 16),))
+    maker = ClickIdMaker(keyring=old, worker=1, random_counter=lambda: 7)
+    before, _ = maker.make(1000, 5)
+    maker.use(new)
+    uuid, token = maker.make(1000, 5)
+    assert (1000, 1001) == (uuid_time_ms(before), new.verify(token).time_ms)
+    assert (1001, 8) == moment_and_counter(uuid)
+    with pytest.raises(BadClickId, match="unknown_key"):
+        old.verify(token)
+
+
+def test_keys_are_exchanged_under_those_who_verify_and_sign_with_them() -> None:
+    keyring = Keyring(((3, b"o" * 16),))
+    keyring.use(((4, b"n" * 16), (3, b"o" * 16)))
+    assert (4, b"n" * 16) == (keyring.signing_number, keyring.signing_secret)
+    assert click_id.sub_key(b"n" * 16, b"click id") == keyring.signing_key
+    assert click_id.sub_key(b"n" * 16, b"visitor") != keyring.signing_key

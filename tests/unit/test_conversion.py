@@ -193,6 +193,100 @@ def test_a_persons_decision_holds_until_messages_rise_above_what_it_saw() -> Non
     assert Outcome.DUPLICATE == decide(decided.after, Status.REJECTED, "fraud", some_facts()).outcome
 
 
+def test_a_decision_about_timed_statuses_holds_until_a_later_one_comes() -> None:
+    pending = first(sale(status=Status.PENDING, ts_ms=CLICKED + 5))
+    decided = decide(pending, Status.REJECTED, "fraud", some_facts())
+    again = step(decided.after, sale(status=Status.PENDING, ts_ms=CLICKED + 5))
+    assert (Outcome.DUPLICATE, Status.REJECTED) == (again.outcome, again.after.status)
+    assert Status.APPROVED == step(decided.after, sale(status=Status.APPROVED, ts_ms=CLICKED + 6)).after.status
+    assert Status.APPROVED == step(decided.after, sale(status=Status.APPROVED)).after.status      # the first without a time
+    assert Outcome.UPDATED == decide(decided.after, Status.REJECTED, "another reason", some_facts()).outcome
+
+
+def test_a_decision_stays_when_the_authenticated_word_replaces_what_anybody_said() -> None:
+    decided = decide(first(sale(limited=True)), Status.REJECTED, "fraud", some_facts())
+    confirmed = step(decided.after, sale()).after
+    assert (Status.REJECTED, False) == (confirmed.status, confirmed.unconfirmed)
+
+
+def test_history_tells_every_visible_change_with_its_new_value() -> None:
+    made = step(None, sale(coupon="BERT10"))
+    assert [{"status": "approved", "amount": "50 EUR", "click_id": CLICK.hex(), "coupon": "bert10", "credit": "click",
+             "partner_id": "1", "owed": "5 EUR"}] == [entry.detail for entry in made.history]
+    reversed_ = step(made.after, sale(status=Status.REVERSED))
+    assert [(3, "status", {"status": "reversed", "owed": "0"})] == [(e.entry, e.change, e.detail) for e in reversed_.history]
+    assert [(4, "reversed")] == [(entry.entry, entry.reason) for entry in reversed_.ledger]
+    assert 4 == reversed_.after.last_entry
+    unknown = step(None, clickless(coupon="x"))
+    assert ("none", "unknown_coupon") == (unknown.after.credit.kind, unknown.history[0].detail["credit_reason"])
+
+
+@pytest.mark.parametrize(
+    ("message", "later", "change", "names"),
+    [
+        ({"coupon": None}, {"coupon": "x"}, "filled", {"coupon"}),
+        ({"click_id": None, "link_id": None, "status": Status.APPROVED}, {}, "filled",
+         {"click_id", "credit", "credit_reason", "partner_id", "owed"}),
+        ({"amount": None, "currency": None}, {}, "filled", {"amount", "owed"}),
+        ({}, {"status": Status.PENDING}, "status", {"status", "owed"}),
+        ({"received_ms": CLICKED + 31 * DAY}, {"ts_ms": CLICKED}, "credit", {"credit", "credit_reason", "partner_id", "owed"}),
+    ],
+)
+def test_history_names_the_kind_of_change(message: dict[str, Any], later: dict[str, Any], change: str, names: set[str]) -> None:
+    changed = step(first(sale(**message)), sale(**later))
+    assert [(change, names)] == [(entry.change, set(entry.detail)) for entry in changed.history]
+
+
+def test_a_mark_that_nobody_sees_is_kept_without_an_entry() -> None:
+    """The status named is the one it had: nothing to tell, but from now on it is not the program's default."""
+    recorded = first(sale())
+    named = step(recorded, sale(status=Status.APPROVED))
+    assert (Outcome.DUPLICATE, (), (), 2) == (named.outcome, named.history, named.ledger, named.after.last_entry)
+    assert (None, Status.APPROVED) == (recorded.untimed, named.after.untimed)
+
+
+def test_another_click_than_anybodys_guess_is_not_credited_as_if_its_row_were_here() -> None:
+    """The limited message named a click whose row had landed; the authenticated one names another, whose row has not."""
+    guessed = first(sale(limited=True))
+    assert "click" == guessed.credit.kind
+    told = step(guessed, sale(click_id=OTHER_CLICK))
+    assert Credit("id", None, ANNA) == told.after.credit
+
+
+def test_a_change_of_currency_moves_the_ledger_by_two_entries() -> None:
+    """A fixed commission is owed in its own currency, a percentage in the sale's: the sum of each must be right."""
+    terms = [
+        CommissionTerm(valid_from_ms=0, kind="fixed", amount=Decimal(3), currency="USD", partner_id=BERT),
+        CommissionTerm(valid_from_ms=0, kind="percent", rate=Decimal(10)),
+    ]
+    facts = some_facts(programs={7: replace(some_facts().programs[7], commissions=terms)})
+    by_coupon = first(clickless(coupon="bert10", status=Status.APPROVED), facts)
+    assert Money(Decimal("3.00"), "USD") == by_coupon.owed
+    moved = step(by_coupon, sale(), facts)
+    assert [(4, BERT, Decimal("-3.00"), "USD"), (5, ANNA, Decimal("5.00"), "EUR")] == [
+        (e.entry, e.partner_id, e.amount, e.currency) for e in moved.ledger]
+
+
+def test_the_earliest_moments_and_the_first_coupon_count_whatever_comes_first() -> None:
+    late, early = sale(received_ms=9, ts_ms=CLICKED + 9, coupon="B"), sale(received_ms=5, ts_ms=CLICKED + 3, coupon="a")
+    for one, other in ((late, early), (early, late)):
+        both = step(first(one), other).after
+        assert (5, CLICKED + 3, "a") == (both.heard_ms, both.told_ms, both.coupon)
+    assert (9, CLICKED + 9, "b") == ((only := step(first(late), sale(received_ms=9)).after).heard_ms, only.told_ms, only.coupon)
+
+
+def test_facts_without_the_program_are_an_error() -> None:
+    with pytest.raises(KeyError):
+        first(sale(), Facts())
+
+
+def test_a_program_without_terms_has_the_usual_ones() -> None:
+    """Thirty days, approved; and before the first terms (a clock a little behind) the first."""
+    assert ProgramTerms(0, 30, Status.APPROVED) == ProgramFacts(program_id=7).terms_at(5)
+    dated = ProgramFacts(program_id=7, terms=[ProgramTerms(20, 2), ProgramTerms(10, 1)])
+    assert [1, 1, 1, 2, 2] == [dated.terms_at(at).window_days for at in (9, 10, 19, 20, 21)]
+
+
 def test_a_row_that_lands_later_is_attached_and_its_partition_may_go_again() -> None:
     from_id = first(sale(), some_facts(clicks=frozenset()))
     assert Credit("id", None, ANNA) == from_id.credit

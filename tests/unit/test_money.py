@@ -1,5 +1,6 @@
 """Amounts, currencies, rounding."""
 
+import re
 from decimal import Decimal, getcontext, localcontext
 
 import pytest
@@ -28,6 +29,7 @@ def test_plain_decimals_are_amounts(text: str) -> None:
         ("1\n", "not_a_number"), ("+1", "not_a_number"), ("1.", "not_a_number"), (".5", "not_a_number"),
         ("1_000", "not_a_number"), ("0x1f", "not_a_number"), ("-1", "negative"), ("-0.5", "negative"),
         ("1.0000001", "too_many_decimals"), ("1000000000000", "too_large"), ("1" * 400, "too_large"),
+        ("999999999999.0000001", "too_many_decimals"), ("1000000000000.0000001", "too_large"),
     ],
 )
 def test_everything_else_is_refused_with_its_reason(text: str, reason: str) -> None:
@@ -63,14 +65,19 @@ def test_halves_round_away_from_zero_to_the_currencys_decimals(amount: str, curr
 
 def test_rounding_never_makes_more_than_the_column_holds() -> None:
     """Danger: 999999999999.9 yen would become 10^12 and be refused by numeric(18, 6) in the middle of a group."""
-    with pytest.raises(BadAmount):
-        round_to_currency(Decimal("999999999999.9"), "JPY")
+    assert Decimal(999999999999) == round_to_currency(Decimal("999999999999.4"), "JPY")
+    for amount in ("999999999999.9", "-999999999999.9"):
+        with pytest.raises(BadAmount, match="too_large"):
+            round_to_currency(Decimal(amount), "JPY")
 
 
-@pytest.mark.parametrize("amount", ["NaN", "Infinity", "1e60"])
-def test_rounding_refuses_what_is_no_amount(amount: str) -> None:
-    with pytest.raises(BadAmount):
+@pytest.mark.parametrize(
+    ("amount", "reason"), [("NaN", "not_a_number"), ("Infinity", "not_a_number"), ("1e60", "too_large"), ("1e12", "too_large")]
+)
+def test_rounding_refuses_what_is_no_amount(amount: str, reason: str) -> None:
+    with pytest.raises(BadAmount) as caught:
         round_to_currency(Decimal(amount), "EUR")
+    assert reason == caught.value.reason
 
 
 def test_rounding_to_an_unknown_currency_is_refused() -> None:
@@ -90,3 +97,4 @@ def test_percentages_are_exact_whatever_the_process_wide_context_says() -> None:
 def test_the_table_has_the_exceptions_of_iso_4217() -> None:
     assert {0, 2, 3, 4} == set(DECIMALS_BY_CURRENCY.values())
     assert (0, 2, 3, 4) == tuple(DECIMALS_BY_CURRENCY[code] for code in ("JPY", "EUR", "TND", "UYW"))
+    assert [] == [code for code in DECIMALS_BY_CURRENCY if not re.fullmatch("[A-Z]{3}", code)]

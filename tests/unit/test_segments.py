@@ -6,6 +6,7 @@ import pytest
 
 from tracker.storage.spool.segments import (
     DATA_START,
+    FRAME_HEADER_BYTES,
     HEADER_SLOT_BYTES,
     Column,
     SegmentHeader,
@@ -57,12 +58,28 @@ def test_a_header_whose_both_copies_are_damaged_is_none() -> None:
 
 def test_columns_that_do_not_fit_a_page_are_refused() -> None:
     """A header cut to fit would be unreadable at the next start."""
-    with pytest.raises(ValueError, match="columns need"):
-        encode_header(SegmentHeader("clicks", 1, 1, 0, tuple(Column("x" * 60, n) for n in range(100))))
+    fits = (*(Column("x" * 250, n) for n in range(15)), Column("x" * 220, 15))     # to the last byte
+    header = SegmentHeader("clicks", 1, 1, 0, fits)
+    assert header == parse_header(encode_header(header))
+    with pytest.raises(ValueError, match="columns need 4097 bytes"):
+        encode_header(SegmentHeader("clicks", 1, 1, 0, (*fits[:-1], Column("x" * 221, 15))))
+
+
+def test_a_header_without_columns_is_one_and_a_shorter_one_is_none() -> None:
+    """Its size is what the file says: one that would put the checksum inside the fixed part is nothing we wrote."""
+    header = SegmentHeader("clicks", 1, 1, 0, ())
+    data = bytearray(encode_header(header)[:HEADER_SLOT_BYTES])
+    assert header == parse_header(bytes(data))
+    assert 46 == int.from_bytes(data[12:16], "big")
+    for size in (38, 45):
+        data[12:16] = size.to_bytes(4, "big")
+        data[size - 4 : size] = zlib.crc32(data[: size - 4]).to_bytes(4, "big")
+        assert parse_header(bytes(data)) is None
 
 
 def test_a_frame_has_exactly_the_documented_bytes() -> None:
     """Files outlive versions of this program: the layout may only change with the version number in the header."""
+    assert (4096, 8192, 28) == (HEADER_SLOT_BYTES, DATA_START, FRAME_HEADER_BYTES)
     head = bytes.fromhex("0102030405060708 0000000d 00000002 0000000000000007")
     payload = bytes.fromhex("00000003 00000002") + b"abcde"
     expected = head + zlib.crc32(head + payload).to_bytes(4, "big") + payload
@@ -91,6 +108,12 @@ def test_a_frame_with_any_bit_flipped_is_not_whole() -> None:
 def test_a_frame_that_claims_more_rows_than_bytes_is_not_whole() -> None:
     """A CRC proves the bytes, not the sense: a directory longer than the payload would read past its end."""
     assert not frame_is_whole(memoryview(pack_frame(99, 7, 2, b"1234567")), 0)
+    assert frame_is_whole(memoryview(pack_frame(99, 7, 2, b"12345678")), 0)
+
+
+def test_a_frame_without_rows_is_not_whole() -> None:
+    """It would end where it begins to count: whoever reads on from its end would read it for ever."""
+    assert not frame_is_whole(memoryview(pack_frame(99, 7, 0, b"")), 0)
 
 
 def test_only_our_file_names_are_segments() -> None:

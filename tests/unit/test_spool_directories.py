@@ -272,3 +272,16 @@ def test_a_root_that_denies_access_is_told_in_a_sentence() -> None:
         with pytest.raises(SpoolError, match="Permission denied"):
             a_spool(root)
         root.chmod(0o700)
+
+
+def test_a_root_below_a_directory_that_may_be_passed_and_not_listed_is_used() -> None:
+    """Mounts of a platform are often so: what is above was there before us, and its names are not ours to sync."""
+    with a_root_of_nobody() as above:
+        (above / "spool").mkdir()
+        above.chmod(0o300)
+        spool = a_spool(above / "spool")
+        assert [spool.path] == find_spools(above / "spool")
+        spool.close()
+        with pytest.raises(RuntimeError, match="shutdown"):
+            spool._executor.submit(print)      # no thread is left behind
+        above.chmod(0o700)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from struct import Struct
 from typing import Final
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
@@ -96,7 +97,7 @@ def parse_template(text: str, constants: dict[str, str] | None = None, *, field:
         raise refuse(scheme.end() + authority.index("{"), "a macro cannot stand in the host")
     if "@" in authority:
         raise refuse(scheme.end(), "a user name before the host is not allowed")
-    if not _HOST.fullmatch(authority):
+    if not _is_host(authority):
         raise refuse(scheme.end(), "not a host name (write international names in their xn-- form)")
     port = re.search(r":(\d+)$", authority)
     if port and int(port[1]) > 65535:
@@ -123,6 +124,16 @@ def parse_template(text: str, constants: dict[str, str] | None = None, *, field:
         asked_names=(b"utm_source", b"test", *(slot.removeprefix("query.").encode() for slot in asked)),
         around=(literals[0], literals[1] + fragments[0]) if slots == ["click_id"] and not fragment_slots else None,
     )
+
+
+def _is_host(authority: str) -> bool:
+    """A host name, or an address (IPv6 in brackets), with or without a port."""
+    if not _HOST.fullmatch(authority):
+        return False
+    try:
+        return not authority.startswith("[") or bool(IPv6Address(authority[1:authority.index("]")]))
+    except ValueError:
+        return False
 
 
 def _pieces(

@@ -264,6 +264,8 @@ class Log:
             with contextlib.suppress(SpoolUnavailable):
                 self.prepare()
         self._closed = True
+        if self._carry:  # still: there is no file for what is not synced, and syncing no file would prove nothing
+            return
         if self._current is not None:
             self._current.cut(self._fs)  # gives the preallocated rest back
         if self._flush(self._open) is None:

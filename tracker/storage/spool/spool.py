@@ -162,7 +162,7 @@ class Spool:
 
 def _make_directory(fs: FsOps, root: Path, path: Path, about: bytes) -> int:
     """Make the directory under another name, lock it, describe it, rename it; returns the descriptor with the lock."""
-    fs.mkdir(root, parents=True)
+    _make_root(fs, root)
     if fs.listdir(path):
         raise OSError(errno.EEXIST, "it exists, and a spool is never written by a second start")
     making = path.with_name(f"{path.name}.new")
@@ -183,3 +183,16 @@ def _make_directory(fs: FsOps, root: Path, path: Path, about: bytes) -> int:
         fs.close(lock_fd)
         raise
     return lock_fd
+
+
+def _make_root(fs: FsOps, root: Path) -> None:
+    """Make `root` and what is missing above it, so that their names outlive a power cut: else all below is lost with them."""
+    new, above = [], root
+    with contextlib.suppress(PermissionError):  # what we may not list was there before us
+        while above != above.parent and not fs.listdir(above):
+            new.append(above)
+            above = above.parent
+    fs.mkdir(root, parents=True)
+    for made in new:
+        with contextlib.suppress(PermissionError):
+            fs.fsync_dir(made.parent)
