@@ -44,6 +44,12 @@ ENROLMENTS: Final = f"""
 """  # noqa: S608
 PARTNER_STATUSES: Final = f"SELECT partner_id, valid_from, status FROM partner_statuses WHERE partner_id IN ({_PARTNERS})"  # noqa: S608
 
+# A paused endpoint is not told; one that was switched off is, when it works again.
+ENDPOINTS: Final = f"""
+    SELECT endpoint_id, partner_id, program_id, statuses, events FROM outbox_endpoints
+     WHERE status <> 'paused' AND (program_id IS NULL OR program_id = ANY($1::int[])) AND partner_id IN ({_PARTNERS})
+"""  # noqa: S608
+
 UNCONFIRMED_TODAY: Final = """
     SELECT program_id, count(*) AS made FROM conversion_state
      WHERE unconfirmed AND program_id = ANY($1::int[]) AND created_at >= date_trunc('day', now()) GROUP BY 1
@@ -99,6 +105,12 @@ WRITE_HISTORY: Final = """
 WRITE_LEDGER: Final = """
     INSERT INTO ledger (conversion_id, entry, program_id, partner_id, amount, currency, reason)
     SELECT * FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::numeric[], $6::text[], $7::text[])
+"""
+WRITE_OUTBOX: Final = """
+    INSERT INTO outbox (conversion_id, entry, endpoint_id, partner_id, program_id, link_id, click_id, awaits_click, said)
+    SELECT c, e, n, a, p, l, k, w, s::jsonb
+      FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::int[], $7::uuid[], $8::bool[], $9::text[])
+           AS o (c, e, n, a, p, l, k, w, s)
 """
 WRITE_LOG: Final = """
     INSERT INTO postback_log (message_id, received_at, outcome, reason, program_id, conversion_id, click_id, message)
