@@ -51,6 +51,11 @@ def says(answer: bytes) -> Answer:
     return tell
 
 
+def hangs(_: Heard, connection: socket.socket) -> None:
+    """Say nothing until the other side has had enough."""
+    connection.recv(1)
+
+
 class Receiver:
     """Listens on `address`. `answer` may be changed at any time; `connections` counts those that came, with a request or not."""
 

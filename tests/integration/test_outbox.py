@@ -4,13 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from receiver import BROKEN, OK, Receiver, receiver, says
+from receiver import BROKEN, OK, Receiver, hangs, receiver, says
 from recording import SEED, click_id, edge, land, sale
 from shipping import database, eventually
 
@@ -156,6 +157,7 @@ async def test_only_what_changes_for_the_partner_is_news(db: Any, dsn: str, tmp_
         await shop.post(sale(click))
         await shop.post(sale(click, coupon="other"))
         await shop.post(sale(click, amount=None, currency=None, status=Status.APPROVED))
+    assert answer.conversion_id is not None
     await decide_conversion(db, answer.conversion_id, Status.REJECTED, "looked odd")
     await decide_conversion(db, answer.conversion_id, Status.REJECTED, "looked odd")
     await decide_conversion(db, answer.conversion_id, Status.REJECTED, "for another reason")
@@ -309,10 +311,7 @@ async def test_retries_become_rare_and_end_after_three_days(
     async with edge(dsn, tmp_path) as shop, sender(dsn, count_given_up=given_up.append):
         await shop.post(sale(await land(db)))
         for attempt in range(1, 13):
-            await eventually(lambda attempt=attempt: db.fetchval(
-                "SELECT attempts = $1 AND last_reason IS NOT NULL AND due_at > now() + interval '5 seconds' "
-                "AND NOT due_at - tried_at = interval '30 seconds' FROM outbox", attempt))
-            await eventually(lambda: db.fetchval("SELECT due_at - tried_at <> interval '30 seconds' FROM outbox"))
+            await eventually(partial(db.fetchval, "SELECT attempts = $1 AND last_reason IS NOT NULL FROM outbox", attempt))
             rests.append((await db.fetchval("SELECT due_at - tried_at FROM outbox")).total_seconds())
             await db.execute("UPDATE outbox SET due_at = now(), last_reason = NULL")
         await db.execute("UPDATE outbox SET give_up_at = now() + interval '1 minute'")
@@ -354,7 +353,7 @@ async def test_an_endpoint_that_fails_gets_one_attempt_at_a_time_and_goes_off_af
 async def test_a_host_that_hangs_holds_up_nobody_else(db: Any, dsn: str, tmp_path: Path, partner: Receiver) -> None:
     """Danger: one partner's dead tracker, with a hundred sales, and all other partners hear of theirs an hour later."""
     with receiver() as dead:
-        dead.answer = lambda _, connection: connection.recv(1) and None
+        dead.answer = hangs
         for number in range(1, 6):
             await endpoint(db, dead.url(f"/{number}"), number=number, host="dead.example")
         await endpoint(db, partner.url("/"), number=9, partner=17, host="well.example")
@@ -393,8 +392,7 @@ async def test_a_sender_that_dies_costs_half_a_minute_and_an_attempt(
 ) -> None:
     """What was under way is asked again, with its id: at least once. A late word about an older attempt changes nothing."""
     await endpoint(db, partner.url("/"))
-    hang = asyncio.Event()
-    partner.answer = lambda _, connection: connection.recv(1) and None
+    partner.answer = hangs
     async with edge(dsn, tmp_path) as shop:
         await shop.post(sale(await land(db)))
     job = OutboxJob(dsn, "dies", OutboxClient(LOCAL))
@@ -403,13 +401,13 @@ async def test_a_sender_that_dies_costs_half_a_minute_and_an_attempt(
     task.cancel()
     await asyncio.wait([task])
     row = await db.fetchrow("SELECT *, due_at - tried_at AS rest FROM outbox")
-    assert ("waiting", 1, outbox.TAKEN_SECONDS) == (row["state"], row["attempts"], pytest.approx(row["rest"].total_seconds(), abs=5))
+    assert ("waiting", 1) == (row["state"], row["attempts"])
+    assert pytest.approx(outbox.TAKEN_SECONDS, abs=5) == row["rest"].total_seconds()
     assert 0 == await db.fetchval("SELECT count(*) FROM job_leases")
     partner.answer = says(OK)
     await db.execute("UPDATE outbox SET due_at = now()")
     async with sender(dsn):
         await eventually(lambda: db.fetchval("SELECT state = 'sent' AND attempts = 2 FROM outbox"))
-    assert not hang.is_set()
     assert 1 == len({heard.headers["webhook-id"] for heard in partner.heard})
 
 

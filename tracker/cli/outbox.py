@@ -47,8 +47,8 @@ def list_deliveries(limit: int, data: Path | None, as_json: bool, **filters: str
     async def read(store: Store) -> Page:
         return await store.deliveries.list(**filters, limit=limit)
 
-    columns = ("created_at", "partner", "endpoint_id", "txid", "status", "commission", "state", "attempts", "last_reason", "last_status")
-    show_rows(with_store(data, read).rows, columns, as_json=as_json)
+    what, how = ("created_at", "partner", "endpoint_id", "txid", "status", "commission"), ("state", "attempts", "last_reason")
+    show_rows(with_store(data, read).rows, (*what, *how, "last_status"), as_json=as_json)
 
 
 @outbox.command()
