@@ -24,7 +24,9 @@ from tracker.jobs.outbox_client import OutboxClient
 from tracker.jobs.pending import PendingJob
 from tracker.storage import outbox
 from tracker.storage.conversions.store import attach_click, decide_conversion
+from tracker.storage.entities.store import Store
 from tracker.storage.outbox import forget_old
+from tracker.storage.postgres import create_pool
 
 SECRET = bytes(range(32))
 LOCAL = (ip_network("127.0.0.0/8"),)
@@ -298,6 +300,32 @@ async def test_what_is_no_success_is_tried_again_under_the_same_id(
     assert [reason, "sent"] == counted
     assert (0, None) == tuple(await db.fetchrow("SELECT failures, failing_since FROM outbox_endpoints"))
     assert "secret" not in str([tuple(one) for one in await db.fetch(ROWS)])
+
+
+async def test_a_reversal_is_told_after_its_sale_even_where_that_failed(
+    db: Any, dsn: str, tmp_path: Path, partner: Receiver
+) -> None:
+    """Danger: told in the order of retries, a sale comes alive again in the partner's tracker, behind its reversal."""
+    await endpoint(db, partner.url("/?s={status}"))
+    partner.answer = says(BROKEN)
+    async with edge(dsn, tmp_path) as shop, sender(dsn):
+        click = await land(db)
+        await shop.post(sale(click))
+        await eventually(lambda: db.fetchval("SELECT last_reason = 'status' FROM outbox"))
+        await shop.post(sale(click, status=Status.REVERSED))
+        await shop.post(sale(click, txid="A-2"))
+        await eventually(lambda: db.fetchval("SELECT count(*) = 2 FROM outbox WHERE last_reason = 'status'"))
+        assert [1, 0, 1] == [row["attempts"] for row in await db.fetch(ROWS)]
+        partner.answer = says(OK)
+        await db.execute("UPDATE outbox SET due_at = now() WHERE state = 'waiting'")
+        await eventually(lambda: db.fetchval("SELECT count(*) = 3 FROM outbox WHERE state = 'sent'"))
+    told_of = {heard.headers["webhook-id"]: heard.target for heard in partner.heard}
+    assert ["/?s=approved", "/?s=approved", "/?s=reversed"] == sorted(told_of.values())
+    assert "/?s=reversed" == partner.heard[-1].target
+    await db.execute("UPDATE outbox SET state = 'given_up' WHERE entry = 1")
+    pool = await create_pool(dsn, max_size=1)
+    assert {"retried": 1} == await Store(pool).deliveries.retry({})      # not the one whose reversal was told
+    await pool.close()
 
 
 async def test_retries_become_rare_and_end_after_three_days(

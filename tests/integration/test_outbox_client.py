@@ -170,6 +170,6 @@ async def test_what_cannot_be_found_or_reached_is_told_apart(theirs: Receiver) -
     assert Answer("unresolved") == await send("http://t.example/", nowhere)
     assert Answer("unresolved") == await send("http://t.example/", Names([]))
     assert Answer("unresolved") == await send("http://nobody.invalid/")
-    assert Answer("connection") == await send(f"https://127.0.0.2:{theirs.port}/")      # speaks no TLS
+    assert Answer("tls") == await send(f"https://127.0.0.2:{theirs.port}/")      # speaks no TLS
     theirs.close()
     assert Answer("connection") == await send(theirs.url("/"))

@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -31,10 +31,10 @@ from tracker.domain.money import round_to_currency
 from tracker.domain.postback import Status
 from tracker.domain.values import valueclass
 
-Outcome = Literal["sent", "status", "timeout", "connection", "unresolved", "refused", "too_long"]
-OUTCOMES: Final[tuple[Outcome, ...]] = ("sent", "status", "timeout", "connection", "unresolved", "refused", "too_long")
-"""How an attempt ends. status: an answer other than 2xx; unresolved: the name has no address; refused: one that may not be
-reached; too_long: an answer that was cut."""
+Outcome = Literal["sent", "status", "timeout", "connection", "tls", "unresolved", "refused", "too_long"]
+OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+"""How an attempt ends. status: an answer other than 2xx; tls: no certificate that we trust; unresolved: the name has no
+address; refused: one that may not be reached; too_long: an answer that was cut."""
 
 Fields = Mapping[str, str | None]
 

@@ -21,7 +21,7 @@ from tracker.jobs.lease import Lease
 from tracker.jobs.outbox_client import Answer, OutboxClient
 from tracker.jobs.polling import Poller
 from tracker.storage.conversions.recorder import OUTAGES, open_session
-from tracker.storage.outbox import Due, Ended, forget_old, take_due, write_ended
+from tracker.storage.outbox import Due, Ended, find_due, forget_old, take, write_ended
 from tracker.storage.postgres import Connection
 
 logger = logging.getLogger(__name__)
@@ -68,12 +68,15 @@ class OutboxJob:
         room = AT_ONCE - len(self._sending)
         if room:
             under_way = self._sending.values()
-            async with connection.transaction():
-                await self._lease.fence(connection)
-                taken = await take_due(
-                    connection, busy=Counter(due.host for due in under_way), probed=[due.key.endpoint_id for due in under_way],
-                    per_host=PER_HOST, most=room,
-                )
+            found = await find_due(
+                connection, busy=Counter(due.host for due in under_way), probed=[due.key.endpoint_id for due in under_way],
+                per_host=PER_HOST, most=room,
+            )
+            if any(found):
+                async with connection.transaction():
+                    await self._lease.fence(connection)
+                    await take(connection, found)
+            taken = found.ready
             for due in taken:
                 task = asyncio.create_task(self._attempt(due))
                 self._sending[task] = due

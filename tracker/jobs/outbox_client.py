@@ -15,7 +15,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, Self
 
-from aiohttp import ClientConnectorDNSError, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import (
+    ClientConnectorDNSError,
+    ClientError,
+    ClientSession,
+    ClientSSLError,
+    ClientTimeout,
+    DummyCookieJar,
+    TCPConnector,
+)
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
@@ -81,6 +89,8 @@ class OutboxClient:
             return Answer("timeout")
         except ClientConnectorDNSError as error:
             return Answer("refused" if isinstance(error.__cause__, RefusedAddressError) else "unresolved")
+        except ClientSSLError:
+            return Answer("tls")
         except (ClientError, OSError, ValueError):      # ValueError: what is no HTTP, in places
             return Answer("connection")
 

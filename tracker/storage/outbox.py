@@ -38,14 +38,18 @@ KEPT_DAYS: Final = 30                  # what was sent or given up goes then
 UNSENT_DAYS: Final = 7                 # what waits for an endpoint that is off or paused is given up then
 FORGET_ROWS: Final = 5000              # in one transaction
 
+# A step is told after those before it, tried and failing ones too: else a sale would come alive again behind its reversal.
 # Taken in turns: first one row of each host, then a second one of each, so that no host's backlog stands before another's.
 _DUE: Final = """
-    SELECT due.*, partners.slug AS partner, programs.slug AS program, links.slug AS link
+    SELECT due.*, now() AS asked_at, partners.slug AS partner, programs.slug AS program, links.slug AS link
       FROM (SELECT o.*, e.host, e.url, e.method, e.secret, row_number() OVER (PARTITION BY e.host ORDER BY o.due_at) AS place
               FROM outbox_endpoints AS e
              CROSS JOIN LATERAL (
-                   SELECT * FROM outbox WHERE endpoint_id = e.endpoint_id AND state = 'waiting' AND due_at <= now()
-                    ORDER BY due_at LIMIT CASE WHEN e.failures >= $5 THEN 1 ELSE $4 END) AS o
+                   SELECT * FROM outbox AS w WHERE w.endpoint_id = e.endpoint_id AND w.state = 'waiting' AND w.due_at <= now()
+                      AND NOT EXISTS (SELECT 1 FROM outbox AS before
+                                       WHERE before.conversion_id = w.conversion_id AND before.endpoint_id = w.endpoint_id
+                                         AND before.entry < w.entry AND before.state = 'waiting')
+                    ORDER BY w.due_at LIMIT CASE WHEN e.failures >= $5 THEN 1 ELSE $4 END) AS o
              WHERE e.status = 'active' AND (e.retry_at IS NULL OR e.retry_at <= now())
                AND NOT (e.failures >= $5 AND e.endpoint_id = ANY($3::int[]))) AS due
       JOIN partners USING (partner_id) JOIN programs ON programs.program_id = due.program_id
@@ -128,6 +132,13 @@ class Due:
     decided_at: datetime
 
 
+class Found(NamedTuple):
+    """What is due: `ready` to be sent, `postponed` because a click's row has not come."""
+
+    ready: list[Due]
+    postponed: list[Key]
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How an attempt ended. `status`: of the answer, where there was one; `spread`: 0.5 to 1.0, spreads retries."""
@@ -138,26 +149,28 @@ class Ended:
     spread: float
 
 
-async def take_due(
+async def find_due(
     connection: Connection, *, busy: Mapping[str, int], probed: Iterable[int], per_host: int, most: int
-) -> list[Due]:
-    """Take what is due, in the caller's transaction: at most `most`, and `per_host` less what is `busy` (by host) already.
+) -> Found:
+    """What is due: at most `most`, and `per_host` less what is `busy` (by host) already.
 
-    `probed`: endpoints under way now, which get no second attempt while they fail. What waits for a click's row is postponed.
+    `probed`: endpoints under way now, which get no second attempt while they fail.
     """
     asked = (list(busy), list(busy.values()), list(probed), per_host, OPEN_AFTER, most)
     rows = await connection.fetch(_DUE, *asked)
-    if not rows:
-        return []
     labels = await _labels(connection, rows)
-    now = await connection.fetchval("SELECT now()")
-    waiting = [row for row in rows if _waits(row, labels, now)]
-    taken = [row for row in rows if not _waits(row, labels, now)]
-    if waiting:
-        await connection.execute(_POSTPONE, *columns(map(_key, waiting), 3))
-    if taken:
-        await connection.execute(_TAKE, *columns(map(_key, taken), 3), TAKEN_SECONDS, GIVE_UP_SECONDS)
-    return [_due(row, labels.get(row["click_id"])) for row in taken]
+    postponed = [_key(row) for row in rows if _waits(row, labels)]
+    ready = [_due(row, labels.get(row["click_id"])) for row in rows if not _waits(row, labels)]
+    return Found(ready, postponed)
+
+
+async def take(connection: Connection, found: Found) -> None:
+    """Take what is ready, and look at what waits for its click later; in the caller's transaction, which holds the lease."""
+    if found.postponed:
+        await connection.execute(_POSTPONE, *columns(found.postponed, 3))
+    if found.ready:
+        keys = columns((due.key for due in found.ready), 3)
+        await connection.execute(_TAKE, *keys, TAKEN_SECONDS, GIVE_UP_SECONDS)
 
 
 async def _labels(connection: Connection, rows: Sequence[Record]) -> dict[UUID, dict[str, str | None]]:
@@ -174,10 +187,10 @@ async def _labels(connection: Connection, rows: Sequence[Record]) -> dict[UUID, 
     }
 
 
-def _waits(row: Record, labels: Mapping[UUID, Any], now: datetime) -> bool:
+def _waits(row: Record, labels: Mapping[UUID, Any]) -> bool:
     if not row["awaits_click"] or row["click_id"] in labels or not tells_click(row["method"], _template(row["url"])):
         return False
-    waited: timedelta = now - row["created_at"]
+    waited: timedelta = row["asked_at"] - row["created_at"]
     return waited < timedelta(seconds=CLICK_SECONDS)
 
 
