@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -33,6 +34,7 @@ class ProgramRow(NamedTuple):
     program_id: int
     several_per_key: bool
     pending_cap: int
+    told: bool
 
 
 def programs_asked(program_ids: Iterable[int]) -> Part:
@@ -81,9 +83,10 @@ async def read_facts(
     """Facts about these programs, links and coupons (coupon_key); `clicks` are those known to be here."""
     program_ids = list(programs)
     asked = (program_ids, list(link_ids), list(coupons))
-    link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows, endpoint_rows = await fetch_together(
+    endpoints_asked = [(sql.ENDPOINTS, asked)] if any(program.told for program in programs.values()) else []
+    link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows, *endpoint_rows = await fetch_together(
         connection, (sql.LINKS, asked[1:2]), (sql.COUPONS, asked[::2]), (sql.PROGRAM_TERMS, asked[:1]), (sql.COMMISSIONS, asked),
-        (sql.ENROLMENTS, asked), (sql.PARTNER_STATUSES, asked), (sql.ENDPOINTS, asked),
+        (sql.ENROLMENTS, asked), (sql.PARTNER_STATUSES, asked), *endpoints_asked,
     )
     links = {link_id: LinkOwner(program_id, partner_id) for link_id, program_id, partner_id in link_rows}
     by_code: defaultdict[int, dict[str, Coupon]] = defaultdict(dict)
@@ -103,7 +106,7 @@ async def read_facts(
     for partner_id, valid_from, status in status_rows:
         standings[partner_id].append(Standing(ms_of(valid_from), status == "active"))
     endpoints: defaultdict[int, list[Endpoint]] = defaultdict(list)
-    for endpoint_id, partner_id, program_id, statuses, events in endpoint_rows:
+    for endpoint_id, partner_id, program_id, statuses, events in chain.from_iterable(endpoint_rows):
         endpoints[partner_id].append(Endpoint(endpoint_id, program_id, frozenset(statuses), frozenset(events)))
 
     return Facts(
