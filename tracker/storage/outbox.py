@@ -83,17 +83,21 @@ _END: Final = f"""
      WHERE (o.conversion_id, o.entry, o.endpoint_id) = (k.c, k.e, k.n) AND o.state = 'waiting' AND o.attempts = k.attempt
     RETURNING o.state
 """  # noqa: S608
+# What was under way together fails together: that is no more than OPEN_AFTER, and nothing while the endpoint waits to be
+# tried again. So a glitch of a second costs ten, and only attempts made one after the other make the waits longer.
 _ENDPOINTS_END: Final = """
     UPDATE outbox_endpoints AS e SET failures = k.failures, failing_since = k.since,
            retry_at = CASE WHEN k.failures >= $4 THEN now() + make_interval(secs => k.spread *
                                 least($5::float8, 10 * 2.0 ^ least(k.failures - $4, 10))) END,
            status = CASE WHEN e.status = 'active' AND k.failures >= $6 AND k.since <= now() - make_interval(secs => $7) THEN 'off'
                          ELSE e.status END
-      FROM (SELECT endpoint_id, spread, CASE WHEN worked THEN failed ELSE failures + failed END AS failures,
+      FROM (SELECT endpoint_id, spread,
+                   CASE WHEN worked THEN failed ELSE least(failures + failed, greatest(failures + 1, $4)) END AS failures,
                    CASE WHEN failed = 0 THEN NULL WHEN worked THEN now() ELSE coalesce(failing_since, now()) END AS since
               FROM outbox_endpoints
               JOIN unnest($1::int[], $2::bool[], $3::int[], $8::float8[]) AS g (endpoint_id, worked, failed, spread)
-             USING (endpoint_id) WHERE failed > 0 OR failures > 0) AS k
+             USING (endpoint_id)
+             WHERE CASE WHEN worked THEN failures + failed > 0 ELSE retry_at IS NULL OR retry_at <= now() END) AS k
      WHERE e.endpoint_id = k.endpoint_id
     RETURNING e.endpoint_id, e.status
 """
