@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
 import pytest
-from receiver import OK, Heard, Receiver, receiver, says
+from receiver import Heard, Receiver, receiver, says
 from receiver import Answer as Answering
 from shipping import eventually
 
@@ -166,10 +167,14 @@ async def test_what_cannot_be_found_or_reached_is_told_apart(theirs: Receiver) -
     async def nowhere(_: str, __: int) -> Sequence[str]:
         raise OSError("no such name")
 
-    theirs.answer = says(OK)
+    async def speak_no_tls(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"no TLS is spoken here\r\n")
+        await writer.drain()
+
     assert Answer("unresolved") == await send("http://t.example/", nowhere)
     assert Answer("unresolved") == await send("http://t.example/", Names([]))
     assert Answer("unresolved") == await send("http://nobody.invalid/")
-    assert Answer("tls") == await send(f"https://127.0.0.2:{theirs.port}/")      # speaks no TLS
+    async with await asyncio.start_server(speak_no_tls, "127.0.0.2") as plain:
+        assert Answer("tls") == await send(f"https://127.0.0.2:{plain.sockets[0].getsockname()[1]}/")
     theirs.close()
     assert Answer("connection") == await send(theirs.url("/"))
