@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
 import pytest
-from receiver import Heard, Receiver, receiver, says
 from receiver import Answer as Answering
+from receiver import Heard, Receiver, receiver, says
 from shipping import eventually
 
 from tracker.domain.outgoing import Request
