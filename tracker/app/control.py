@@ -49,7 +49,8 @@ _GAUGES: Final = """
               FROM pg_inherits WHERE inhparent = 'clicks'::regclass) AS days_ahead,
            extract(epoch FROM clock_timestamp())::float AS now
       FROM (SELECT count(*) AS waiting, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS oldest
-              FROM (SELECT created_at FROM outbox WHERE state = 'waiting' LIMIT 100000) AS w) AS outbox
+              FROM (SELECT o.created_at FROM outbox AS o JOIN outbox_endpoints AS e USING (endpoint_id)
+                     WHERE o.state = 'waiting' AND e.status = 'active' LIMIT 100000) AS w) AS outbox
 """
 
 
