@@ -138,6 +138,24 @@ CREATE TABLE IF NOT EXISTS credential_programs (           -- a token covers one
     PRIMARY KEY (credential_id, program_id)
 );
 
+CREATE TABLE IF NOT EXISTS outbox_endpoints (              -- where a partner hears of his conversions; not in edges' memory
+    endpoint_id    integer PRIMARY KEY CHECK (endpoint_id BETWEEN 1 AND 1073741823),
+    partner_id     integer NOT NULL REFERENCES partners,
+    program_id     integer REFERENCES programs,            -- null: conversions of every program
+    url            text NOT NULL,                          -- template, see tracker/domain/endpoint.py
+    host           text NOT NULL,                          -- of the URL, lower case: hosts take turns
+    method         text NOT NULL CHECK (method IN ('GET', 'POST')),
+    statuses       text[] NOT NULL CHECK (statuses <@ ARRAY['pending', 'approved', 'rejected', 'reversed']),   -- of which it hears
+    events         text[] NOT NULL DEFAULT '{}',           -- of which it hears; empty: of all
+    secret         bytea NOT NULL CHECK (length(secret) >= 24),   -- signs; shown once. Column grant: edges never read it
+    status         text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'paused', 'off')),   -- off: failed for too long
+    failures       integer NOT NULL DEFAULT 0,             -- in a row
+    failing_since  timestamptz,                            -- the first of them; null: the last attempt was answered
+    retry_at       timestamptz,                            -- after some failures: not tried before, and then once
+    created_at     timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS outbox_endpoints_partner ON outbox_endpoints (partner_id);
+
 -- Every change stamps its row with the writing transaction and tells the edges: ids for small changes, one "resync" for bulk.
 CREATE OR REPLACE FUNCTION catalog_stamp() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -431,14 +449,26 @@ CREATE TABLE IF NOT EXISTS ledger (                        -- what partners are 
 
 CREATE TABLE IF NOT EXISTS outbox (                        -- outgoing postbacks to partners' trackers, written with the decision
     conversion_id  uuid NOT NULL,
-    entry          integer NOT NULL,
+    entry          integer NOT NULL,                       -- of the history: the step that is told
+    endpoint_id    integer NOT NULL,                       -- to whom; with the two above also the message's id
     partner_id     integer NOT NULL,
-    payload        jsonb NOT NULL,
-    due_at         timestamptz NOT NULL DEFAULT now(),
+    program_id     integer NOT NULL,
+    link_id        integer,                                -- of the partner's own click, as is
+    click_id       uuid,                                   -- the click whose labels fill the URL; null: none of his
+    awaits_click   boolean NOT NULL,                       -- its row was not here yet: sent when it is, or after 72 hours
+    said           jsonb NOT NULL,                         -- event, txid, status, amount, commission … as they were decided
+    state          text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'given_up')),
+    due_at         timestamptz NOT NULL DEFAULT now(),     -- next attempt; during one, when it counts as lost
+    give_up_at     timestamptz,                            -- set by the first attempt
     attempts       integer NOT NULL DEFAULT 0,
-    sent_at        timestamptz,
-    PRIMARY KEY (conversion_id, entry)
+    last_reason    text,                                   -- how the last one ended: a word of tracker/domain/outgoing.py
+    last_status    integer,                                -- what was answered, never more of it
+    tried_at       timestamptz,
+    created_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (conversion_id, entry, endpoint_id)
 );
+CREATE INDEX IF NOT EXISTS outbox_due ON outbox (endpoint_id, due_at) WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS outbox_created ON outbox (created_at, conversion_id, entry, endpoint_id);   -- lists, and their end
 
 CREATE TABLE IF NOT EXISTS pending (                       -- postbacks whose click row has not come yet (routed by click_id)
     click_id       uuid NOT NULL,                          -- whose row is awaited; perhaps by another message of the key

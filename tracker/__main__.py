@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "partner": "tracker.cli.entities:partner",
     "link": "tracker.cli.entities:link",
     "coupon": "tracker.cli.entities:coupon",
+    "outbox": "tracker.cli.outbox:outbox",
     "spool": "tracker.cli.spool:spool",
     "journal": "tracker.cli.postbacks:journal",
     "postbacks": "tracker.cli.postbacks:postbacks",

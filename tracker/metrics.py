@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tracker.domain.outgoing import OUTCOMES
 from tracker.domain.refusal import Reason
 
 PAGE_BYTES: Final = 4096     # 512 slots a process; a page each, so that no two processes write to one cache line
@@ -72,6 +73,11 @@ FAMILIES: Final = (
     Family("tracker_postback_duration_seconds", "histogram",
            "From a postback's last byte to its answer.", buckets=POSTBACK_BUCKETS),
     Family("tracker_pending_postbacks", "gauge", "Postbacks that wait for their click."),
+    Family("tracker_outbox_attempts_total", "counter", "Outgoing postbacks tried, by how it ended.", "outcome", OUTCOMES),
+    Family("tracker_outbox_given_up_total", "counter", "Outgoing postbacks given up after their last attempt."),
+    Family("tracker_outbox_waiting", "gauge", "Outgoing postbacks not sent yet, of endpoints that are active."),
+    Family("tracker_outbox_oldest_seconds", "gauge", "Age of the oldest of tracker_outbox_waiting."),
+    Family("tracker_outbox_endpoints_off", "gauge", "Partners' endpoints that failed for too long and were switched off."),
     Family("tracker_postbacks_quarantined_total", "counter", "Postbacks that could not be decided; their callers heard `queued`."),
     Family("tracker_postbacks_unjournalled_total", "counter", "Postbacks recorded while the journal's disk took nothing."),
     Family("tracker_locked_conversions", "gauge", "Conversions that somebody else has locked, so that their postbacks wait."),
@@ -97,7 +103,8 @@ FAMILIES: Final = (
 _OLDEST: Final = {"tracker_catalog_refresh_timestamp_seconds"}
 _GREATEST: Final = {"tracker_ship_delay_seconds", "tracker_clock_offset_seconds", "tracker_event_loop_lag_seconds",
                     "tracker_pending_postbacks", "tracker_dead_spools", "tracker_dead_spool_records",
-                    "tracker_spool_unsynced_seconds", "tracker_partitions_ahead_seconds", "tracker_stray_rows"}
+                    "tracker_spool_unsynced_seconds", "tracker_partitions_ahead_seconds", "tracker_stray_rows",
+                    "tracker_outbox_waiting", "tracker_outbox_oldest_seconds", "tracker_outbox_endpoints_off"}
 _MICRO: Final = 1_000_000     # gauges and sums of seconds are kept in millionths: slots are whole numbers
 
 _OFFSET: dict[str, int] = {}

@@ -94,11 +94,20 @@ def _host(text: str) -> str:
 
 
 def networks(text: str) -> tuple[Network, ...]:
-    """Networks in CIDR form; a single address is a network of one."""
-    return tuple(dict.fromkeys(_network(part) for part in _entries(text)))
+    """Networks of proxies, in CIDR form; a single address is a network of one."""
+    return _networks(text, "would believe any visitor's X-Forwarded-For; name the proxies' networks")
 
 
-def _network(text: str) -> Network:
+def outbox_networks(text: str) -> tuple[Network, ...]:
+    """Networks that postbacks may be sent into, written as `networks` are."""
+    return _networks(text, "would let a postback reach anything; name the networks that partners' trackers stand in")
+
+
+def _networks(text: str, too_wide: str) -> tuple[Network, ...]:
+    return tuple(dict.fromkeys(_network(part, too_wide) for part in _entries(text)))
+
+
+def _network(text: str, too_wide: str) -> Network:
     try:
         network = ipaddress.ip_network(text)
     except ValueError as exc:
@@ -108,7 +117,7 @@ def _network(text: str) -> Network:
             meant = "; write it like 10.0.0.0/8 or fd00::/8"
         raise ValueError(f"{printable(text)} is not a network{meant}") from exc
     if network.prefixlen == 0:
-        raise ValueError(f"{printable(text)} would believe any visitor's X-Forwarded-For; name the proxies' networks")
+        raise ValueError(f"{printable(text)} {too_wide}")
     return network
 
 

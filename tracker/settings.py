@@ -139,6 +139,10 @@ class Settings:
         "TRACKER_TRUSTED_PROXIES", values.networks, "networks whose X-Forwarded-For is believed",
         values="CIDR,…", default="none", value=(),
     )
+    outbox_networks: tuple[Network, ...] = _setting(
+        "TRACKER_OUTBOX_NETWORKS", values.outbox_networks, "private networks that outgoing postbacks may reach, on any port",
+        values="CIDR,…", default="none", value=(),
+    )
     ip_mode: Literal["truncate", "full", "drop"] = _setting(
         "TRACKER_IP_MODE", values.one_of("truncate", "full", "drop"), "what is kept of visitors' addresses (/24, /48)",
         values="truncate, full, drop", default="truncate", value="truncate",

@@ -40,6 +40,7 @@ KNOWN: dict[str, list[Any]] = {      # and, where a text goes far, what PostgreS
     "from": [(NOW - timedelta(hours=1)).isoformat()], "to": [(NOW + timedelta(hours=1)).isoformat()],
     "commission": ["10%", "5.00 EUR", "none"], "ip_allow": [[], ["203.0.113.0/24"]], "destination": [DESTINATION],
     "fallback": [DESTINATION], "expires_at": [(NOW + timedelta(days=1)).isoformat()], "click_id": [CLICK_ID.decode()],
+    "url": ["https://t.invalid/?c={ext}&s={status}"], "endpoint_id": [6], "state": ["given_up", "sent"], "since": [NOW.isoformat()],
     "token": [TOKEN], "event": ["sale", "lead"], "amount": ["10", "12.50"],
     "currency": ["EUR", "JPY"], "coupon": ["SUMMER"], "ts": ["1790000000"], "status": ["approved", "pending", "reversed"],
 }  # fmt: skip
@@ -47,6 +48,8 @@ _MORE = """     -- so that `other` is a program, a partner and a link, and 6 a c
 INSERT INTO partners (partner_id, slug, name) VALUES (14, 'other', 'Other');
 INSERT INTO links (link_id, slug, program_id, partner_id, destination) VALUES (4, 'other', 8, 14, 'https://other.example/');
 INSERT INTO coupons (coupon_id, program_id, partner_id, code) VALUES (6, 7, 13, 'SUMMER');
+INSERT INTO outbox_endpoints (endpoint_id, partner_id, url, host, method, statuses, secret)
+    VALUES (6, 14, 'https://t.invalid/', 't.invalid', 'GET', '{approved}', sha256('mine'));
 """
 
 

@@ -58,8 +58,11 @@ async def test_nobody_changes_or_deletes_money(world: Roled, role: str, table: s
         "UPDATE commission_terms SET rate = 100", "SELECT * FROM job_leases", "DELETE FROM spool_cursors",
         "SELECT ensure_click_partitions('2027-01-01', 1)", "SELECT drop_click_partitions('2020-01-01')",
         "CREATE TABLE mine (x integer)", "DROP TABLE clicks", "ALTER TABLE ledger DISABLE TRIGGER ALL",
+        "SELECT secret FROM outbox_endpoints", "SELECT url FROM outbox_endpoints", "SELECT said FROM outbox", "DELETE FROM outbox",
+        "UPDATE outbox SET state = 'sent'", "UPDATE outbox_endpoints SET url = 'https://evil.example/'",
     )),
     ("tracker_control", (
+        "UPDATE outbox_endpoints SET secret = sha256('mine')", "UPDATE outbox SET said = '{}'", "DELETE FROM outbox_endpoints",
         "UPDATE clicks SET flags = 0", "DELETE FROM clicks", "DELETE FROM postback_log", "DELETE FROM links",
         "UPDATE credentials SET token_hash = sha256('mine')", "UPDATE commission_terms SET rate = 100",
         "UPDATE link_versions SET destination = ''", "SELECT drop_click_partitions('2020-01-01')",
@@ -67,6 +70,7 @@ async def test_nobody_changes_or_deletes_money(world: Roled, role: str, table: s
     )),
     ("tracker_reporter", (
         "SELECT ip FROM clicks", "SELECT 1 FROM clicks_stray", "SELECT customer FROM conversions", "SELECT 1 FROM postback_log",
+        "SELECT secret FROM outbox_endpoints", "SELECT said FROM outbox",
         "SELECT hmac_secret FROM credentials", "SELECT record FROM quarantine", "SELECT 1 FROM spool_cursors",
         "SELECT message FROM pending", "UPDATE report_conversions SET status = 'approved'", "CREATE TABLE mine (x integer)",
     )),

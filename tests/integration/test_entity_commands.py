@@ -12,6 +12,7 @@ import click
 import pytest
 
 from tracker.cli.entities import coupon, link, partner, program
+from tracker.cli.outbox import outbox
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -83,6 +84,27 @@ def test_a_token_alone_is_on_stdout(tracker: Tracker) -> None:
     assert revoked["revoked_at"]
 
 
+def test_a_partner_gets_his_postbacks(tracker: Tracker) -> None:
+    tracker("partner", "add", "anna")
+    url = "https://t.example/pb?cid={ext}&s={status}"
+    made = read(tracker("partner", "postback", "add", "anna", url, "--events", "sale, lead", "--json"))
+    assert made["secret"].startswith("whsec_")
+    assert (["sale", "lead"], ["approved", "rejected", "reversed"]) == (made["events"], made["statuses"])
+    number = str(made["endpoint_id"])
+    edited = read(tracker("partner", "postback", "edit", "anna", number, "--statuses", "approved", "--events", "", "--json"))
+    assert (["approved"], []) == (edited["statuses"], edited["events"])
+    assert "paused" in tracker("partner", "postback", "edit", "anna", number, "--status", "paused").stdout
+    for shown in (tracker("partner", "postback", "list", "anna"), tracker("partner", "postback", "show", "anna", number)):
+        assert url in shown.stdout
+        assert "whsec_" not in shown.stdout
+    refused = tracker("partner", "postback", "add", "anna", "http://0x7f.1/", code=2)
+    assert "url, position 7: an address has to be written" in refused.stderr
+    tracker("partner", "postback", "add", "anna", "http://10.0.0.1:9000/", code=2)
+    tracker("partner", "postback", "add", "anna", "http://10.0.0.1:9000/", TRACKER_OUTBOX_NETWORKS="10.0.0.0/8")
+    assert "[]" == tracker("outbox", "list", "--json").stdout.strip()
+    assert "0 to be tried again" in tracker("outbox", "retry", "--partner", "anna", "--since", "7d").stdout
+
+
 def test_mistakes_are_sentences_and_exit_codes(tracker: Tracker) -> None:
     tracker("program", "add", "shop", "--currency", "EUR")
     tracker("partner", "add", "anna")
@@ -110,7 +132,7 @@ def commands(group: click.Group, path: str) -> list[tuple[str, click.Command]]:
     return found
 
 
-ALL = [one for group in (program, partner, link, coupon) for one in commands(group, f"tracker {group.name}")]
+ALL = [one for group in (program, partner, link, coupon, outbox) for one in commands(group, f"tracker {group.name}")]
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[path for path, _ in ALL])

@@ -83,6 +83,8 @@ def test_the_service_runs_as_edge_and_control(world: Roled, tmp_path: Path) -> N
         assert "recorded" == postback(edge.public_port, **sold).said["status"]
         assert "duplicate" == postback(edge.public_port, **sold).said["status"]
         decide(control, postback(edge.public_port, **sold).said["conversion_id"])
+        tried = "SELECT count(*) FROM outbox WHERE attempts > 0 AND last_reason IS NOT NULL"
+        until(lambda: value(world.dsn, tried) == 1, "what an edge has written control has tried to send")
         let_a_sale_wait(world.dsn, edge)
         assert 401 == postback(edge.public_port, **sold, token="wrong").status
         until(lambda: value(world.dsn, "SELECT count(*) FROM postback_log WHERE outcome = 'refused'") == 1, "the refusal is logged")
@@ -92,7 +94,7 @@ def test_the_service_runs_as_edge_and_control(world: Roled, tmp_path: Path) -> N
         sessions = "SELECT usename, count(*) FROM pg_stat_activity WHERE usename LIKE 'tracker%' GROUP BY 1 ORDER BY 1"
         used = fetch(world.dsn, sessions)
         assert ["tracker_control", "tracker_edge"] == [row["usename"] for row in used]
-        assert used[0]["count"] <= 13 and used[1]["count"] <= 2 * 10, used      # what roles.sql counts with
+        assert used[0]["count"] <= 14 and used[1]["count"] <= 2 * 10, used      # what roles.sql counts with
         for process in (edge, control):
             process.terminate()
             assert 0 == process.exit_code()
@@ -124,13 +126,15 @@ def manage_everything(control: TrackerProcess, edge: TrackerProcess) -> None:
         ("POST", "/v1/links", {"slug": "n1", "program": "new", "partner": "bob", "destination": "https://new.example/?c={click_id}"}),
         ("PATCH", "/v1/links/n1", {"channel": "facebook"}),
         ("POST", "/v1/coupons", {"program": "new", "partner": "bob", "code": "BOB10"}),
+        ("POST", "/v1/partners/anna/postbacks", {"url": "https://t.invalid/?c={ext}"}), ("POST", "/v1/outbox/retry", None),
         ("POST", "/v1/programs/new/tokens", None), ("POST", "/v1/programs/new/hmac", None),
     ]
     for method, path, body in made:
         status, said = control.admin(method, path, body)
         assert status in (200, 201), (method, path, said)
     assert 200 == control.admin("DELETE", f"/v1/programs/new/credentials/{said['credential_id']}")[0]
-    for kind in ("programs", "partners", "links", "coupons", "conversions", "postbacks"):
+    for kind in ("programs", "partners", "links", "coupons", "conversions", "postbacks", "outbox",
+                 "partners/anna/postbacks"):
         assert 200 == control.admin("GET", f"/v1/{kind}")[0], kind
     until(lambda: click(edge.public_port, "n1").status == 302, "the new link works")
 

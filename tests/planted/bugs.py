@@ -43,6 +43,7 @@ ORDER: Final = "tests/property/test_order.py"
 EDGES_MACHINE: Final = "tests/faults/test_matching_on_postgres.py"
 MACHINE: Final = "tests/property/test_matching_machine.py"
 SECRETS: Final = "tests/unit/test_constant_time.py"
+OUTBOX_CLIENT: Final = "tests/integration/test_outbox_client.py"
 
 CLICK_STORE: Final = "tracker/storage/clicks/store.py"
 STORE: Final = "tracker/storage/conversions/store.py"
@@ -176,6 +177,30 @@ BUGS: Final = (
         "float amounts", "an amount goes through a float on its way in",
         (Edit("tracker/domain/money.py", "        return Decimal(text)\n", "        return Decimal(float(text))\n"),),
         ("tests/unit/test_money.py::test_plain_decimals_are_amounts",),
+    ),
+    # Requests to strangers
+    Bug(
+        "any address", "a partner's URL is resolved and connected to, wherever that is",
+        (Edit("tracker/jobs/outbox_client.py",
+              "if not all(may_reach(address, port, self._allowed) for address in addresses):", "if not addresses:"),),
+        (f"{OUTBOX_CLIENT}::test_a_name_with_one_address_that_may_not_be_reached_is_refused_before_anything_is_sent",
+         f"{OUTBOX_CLIENT}::test_a_name_that_changes_its_mind_is_asked_once_and_the_judged_address_is_the_connected_one"),
+        quick=True,
+    ),
+    Bug(
+        "redirects followed", "a partner's server may send us on, to where no check looks",
+        (Edit("tracker/jobs/outbox_client.py", "allow_redirects=False", "allow_redirects=True"),),
+        (f"{OUTBOX_CLIENT}::test_a_redirect_into_our_network_is_not_followed",),
+    ),
+    Bug(
+        "read to the end", "a partner's answer is read as long as it comes",
+        (Edit("tracker/jobs/outbox_client.py", "if read > ANSWER_BYTES:", "if read < 0:"),),
+        (f"{OUTBOX_CLIENT}::test_an_endless_answer_is_cut",),
+    ),
+    Bug(
+        "told again and again", "a partner hears of each message, news or not",
+        (Edit("tracker/domain/outgoing.py", "if now is not None and now != was:", "if now is not None:"),),
+        ("tests/integration/test_outbox.py::test_only_what_changes_for_the_partner_is_news",),
     ),
     # == on tokens
     Bug(

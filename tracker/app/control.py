@@ -18,6 +18,8 @@ from aiohttp import web
 from tracker.app.live_secrets import SECRETS_SECONDS, SecretFile
 from tracker.domain.postback import Status
 from tracker.jobs.lease import Lease
+from tracker.jobs.outbox import OutboxJob
+from tracker.jobs.outbox_client import OutboxClient
 from tracker.jobs.partitions import EVERY_SECONDS as PARTITIONS_SECONDS
 from tracker.jobs.partitions import keep_partitions
 from tracker.jobs.pending import PendingJob
@@ -42,9 +44,13 @@ CLOCK_SECONDS: Final = 2.0     # ids are made by this machine's clock; windows a
 _GAUGES: Final = """
     SELECT (SELECT count(*) FROM (SELECT 1 FROM pending LIMIT 100000) AS p) AS pending,
            (SELECT count(*) FROM (SELECT 1 FROM clicks_stray LIMIT 100000) AS s) AS strays,
+           (SELECT count(*) FROM outbox_endpoints WHERE status = 'off') AS endpoints_off, outbox.waiting, outbox.oldest,
            (SELECT max(to_date(right(inhrelid::regclass::text, 8), 'YYYYMMDD')) - (now() AT TIME ZONE 'UTC')::date
               FROM pg_inherits WHERE inhparent = 'clicks'::regclass) AS days_ahead,
            extract(epoch FROM clock_timestamp())::float AS now
+      FROM (SELECT count(*) AS waiting, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS oldest
+              FROM (SELECT o.created_at FROM outbox AS o JOIN outbox_endpoints AS e USING (endpoint_id)
+                     WHERE o.state = 'waiting' AND e.status = 'active' LIMIT 100000) AS w) AS outbox
 """
 
 
@@ -63,7 +69,8 @@ class Control:
         """Begin the jobs. PostgreSQL may be away: then they wait, and the API says so."""
         self._pool = await create_pool(self._dsn, max_size=POOL_SIZE)
         if self._settings.admin_token:
-            api = AdminApi(Store(self._pool), admin_token=self._settings.admin_token, decide=self._decide)
+            store = Store(self._pool, outbox_networks=self._settings.outbox_networks)
+            api = AdminApi(store, admin_token=self._settings.admin_token, decide=self._decide)
             self.api = api.application()
             self._tasks.append(asyncio.create_task(self._for_ever("admin token", partial(self._keep_token, api))))
         pending = PendingJob(self._dsn, self._holder)
@@ -72,6 +79,7 @@ class Control:
             ("statistics", partial(self._run_job, "statistics", STATISTICS_SECONDS, fold_statistics)),
             ("numbers", partial(self._run_job, "numbers", NUMBERS_SECONDS, reclaim)),
             ("pending", pending.run),
+            ("outbox", self._send_outbox),
             ("gauges", self._keep_gauges),
         ):
             self._tasks.append(asyncio.create_task(self._for_ever(name, work)))
@@ -98,6 +106,14 @@ class Control:
             return await decide_conversion(connection, conversion_id, status, reason)
         finally:
             connection.terminate()
+
+    async def _send_outbox(self) -> None:
+        """A job and a client for each beginning: one that failed left its own in whatever state."""
+        await OutboxJob(
+            self._dsn, self._holder, OutboxClient(self._settings.outbox_networks),
+            count=lambda outcome: self._page.add("tracker_outbox_attempts_total", label=outcome),
+            count_given_up=partial(self._page.add, "tracker_outbox_given_up_total"),
+        ).run()
 
     async def _keep_token(self, api: AdminApi) -> None:
         """The admin token as its file has it."""
@@ -139,6 +155,9 @@ class Control:
                         assert found is not None
                         self._page.set("tracker_pending_postbacks", found["pending"])
                         self._page.set("tracker_stray_rows", found["strays"])
+                        self._page.set("tracker_outbox_waiting", found["waiting"])
+                        self._page.set("tracker_outbox_oldest_seconds", found["oldest"])
+                        self._page.set("tracker_outbox_endpoints_off", found["endpoints_off"])
                         self._page.set("tracker_partitions_ahead_seconds", (found["days_ahead"] or 0) * 86_400)
                         offset = (before + time.time()) / 2 - found["now"]
                         self._page.set("tracker_clock_offset_seconds", abs(offset))

@@ -6,7 +6,7 @@ TRACKER_DATABASE_URL, or --data for the embedded database of `tracker dev`, also
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -14,6 +14,7 @@ from typing import IO, Any, TypeVar
 import click
 
 from tracker.cli.config import read_settings
+from tracker.domain.addresses import Network
 from tracker.domain.mistakes import Conflict, Invalid, NotFound
 from tracker.storage.embedded.server import EmbeddedPostgresError, database_at
 from tracker.storage.entities.store import Store
@@ -57,7 +58,7 @@ def with_store(data: Path | None, work: Callable[[Store], Awaitable[T]]) -> T:
     """What `work` gives, run with the store; mistakes become sentences and exit codes (2 wrong values, 1 the rest)."""
     with database(data) as dsn:
         try:
-            return asyncio.run(_work(dsn, work))
+            return asyncio.run(_work(dsn, work, read_settings("tool").outbox_networks))
         except Invalid as exc:
             raise WrongValues("\n".join(str(mistake) for mistake in exc.mistakes)) from exc
         except (NotFound, Conflict) as exc:
@@ -70,9 +71,9 @@ def with_store(data: Path | None, work: Callable[[Store], Awaitable[T]]) -> T:
             raise click.ClickException(f"PostgreSQL cannot be reached: {str(exc) or type(exc).__name__}") from exc
 
 
-async def _work(dsn: str, work: Callable[[Store], Awaitable[T]]) -> T:
+async def _work(dsn: str, work: Callable[[Store], Awaitable[T]], outbox_networks: Sequence[Network]) -> T:
     pool = await create_pool(dsn, max_size=1)
     try:
-        return await work(Store(pool))
+        return await work(Store(pool, outbox_networks=outbox_networks))
     finally:
         pool.terminate()

@@ -7,6 +7,7 @@ from typing import Any
 EMPTIED = "; an empty value takes it away"
 
 _CAN_BE_EMPTIED = frozenset({"fallback", "channel", "expires_at", "valid_to"})
+_LISTS = frozenset({"statuses", "events"})     # approved,reversed on the command line; empty: none
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
@@ -14,6 +15,9 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in options.items():
         if value is None or value == ():
+            continue
+        if name in _LISTS:
+            fields[name] = [one.strip() for one in value.split(",") if one.strip()]
             continue
         fields[name] = None if value == "" and name in _CAN_BE_EMPTIED else value
     return fields

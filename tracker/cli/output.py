@@ -63,7 +63,8 @@ async def all_pages(read: Callable[..., Awaitable[Page]], **filters: Any) -> lis
         rows += page.rows
         if page.after is None:
             return rows
-        after = int(page.after) if "coupon_id" in page.rows[-1] else page.after
+        numbered = "slug" not in page.rows[-1] and page.after.isdecimal()
+        after = int(page.after) if numbered else page.after
 
 
 def _rows(rows: Sequence[Row], columns: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from tracker.cli.database import data_option, with_store
+from tracker.cli.endpoint import postback
 from tracker.cli.options import given
 from tracker.cli.output import all_pages, json_option, show_row, show_rows, show_saved
 
@@ -95,3 +96,6 @@ def show(slug: str, data: Path | None, as_json: bool) -> None:
       tracker partner show anna
     """
     show_row(with_store(data, lambda store: store.partners.show(slug)), as_json=as_json)
+
+
+partner.add_command(postback)

@@ -30,7 +30,7 @@ _AGO = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-class _Since(click.ParamType[int]):
+class Since(click.ParamType[int]):
     """A moment: 90m, 24h, 7d (ago), RFC 3339 with a zone, or Unix time; becomes ms since the epoch."""
 
     name = "time"
@@ -62,7 +62,7 @@ def journal() -> None:
 
 
 @journal.command("replay")
-@click.option("--since", type=_Since(), required=True, help="90m, 24h, 7d (ago), or a time with its zone.")
+@click.option("--since", type=Since(), required=True, help="90m, 24h, 7d (ago), or a time with its zone.")
 @_DATA
 def replay_journal(since: int, data: Path | None) -> None:
     """Apply the postbacks in the journals under TRACKER_SPOOL_DIR again, after a restore that lost the newest commits.
@@ -97,7 +97,7 @@ def postbacks() -> None:
 
 
 @postbacks.command()
-@click.option("--since", type=_Since(), default="7d", show_default=True, help="90m, 24h, 7d (ago), or a time.")
+@click.option("--since", type=Since(), default="7d", show_default=True, help="90m, 24h, 7d (ago), or a time.")
 @click.option("--reason", "reasons", multiple=True, type=click.Choice(sorted(reason.value for reason in CURABLE)),
               help="Only refusals with this reason; may be repeated.  [default: all of them]")
 @_DATA

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from tracker.domain.click_id import uuid_time_ms
 from tracker.domain.commission import CommissionTerm, valid_at
+from tracker.domain.endpoint import Endpoint
 from tracker.domain.postback import Status
 from tracker.domain.program import Coupon
 from tracker.domain.values import valueclass
@@ -67,12 +68,13 @@ class ProgramFacts:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What was true when a group was decided. `clicks`: the ids whose row is here."""
+    """What was true when a group was decided. `clicks`: the ids whose row is here; `endpoints` by partner."""
 
     programs: Mapping[int, ProgramFacts] = field(default_factory=dict)
     links: Mapping[int, LinkOwner] = field(default_factory=dict)
     partners: Mapping[int, Sequence[Standing]] = field(default_factory=dict)
     clicks: frozenset[bytes] = frozenset()
+    endpoints: Mapping[int, Sequence[Endpoint]] = field(default_factory=dict)
 
 
 @valueclass(frozen=True, slots=True)

@@ -169,6 +169,16 @@ def _template(value: Any) -> str:
     return value
 
 
+def _some_of(check: Check, *, least: int, most: int) -> Check:
+    @_described(type="array", minItems=least, maxItems=most, items=check.schema)
+    def check_all(value: Any) -> list[Any]:
+        if not isinstance(value, (list, tuple)) or not least <= len(value) <= most:
+            raise ValueError(f"must be a list of {least} to {most}")
+        return list(dict.fromkeys(check(one) for one in value))
+
+    return check_all
+
+
 @_described(type="string", format="date-time")
 def _moment(value: Any) -> datetime:
     moment = value
@@ -285,7 +295,24 @@ COUPON = Fields(
     fixed=frozenset({"program", "partner", "code"}),
 )
 
+ENDPOINT = Fields(
+    checks={
+        "url": _template,
+        "program": _or_none(_slug),
+        "method": _one_of("GET", "POST"),
+        "statuses": _some_of(_one_of("pending", "approved", "rejected", "reversed"), least=1, most=4),
+        "events": _some_of(_event, least=0, most=50),
+        "status": _one_of("active", "paused"),
+    },
+    required=frozenset({"url"}),
+    fixed=frozenset({"program"}),
+)
+
 CREDENTIAL = Fields(checks={"label": _text(100)}, required=frozenset(), fixed=frozenset())
+
+RETRY = Fields(
+    checks={"partner": _slug, "endpoint_id": _whole(1, (1 << 30) - 1), "since": _moment}, required=frozenset(), fixed=frozenset()
+)
 
 DECISION = Fields(
     checks={"status": _one_of("pending", "approved", "rejected", "reversed"), "reason": _text(500)},

@@ -35,7 +35,8 @@ _NAMES: Final = {"click_id", "ext", "channel", "partner", "program", "link", *(f
 
 
 class BadTemplate(ValueError):
-    """A template that cannot be saved: `field` (destination or fallback), `position` (0-based character), `message`."""
+    """A template that cannot be saved: `field` (destination, fallback, or a partner's url), `position` (0-based character),
+    `message`."""
 
     def __init__(self, position: int, message: str, field: str = "destination") -> None:
         super().__init__(f"{field}, position {position}: {message}")
@@ -76,8 +77,18 @@ def percent_encode(value: bytes) -> bytes:
     return quote_from_bytes(value, safe="").encode()
 
 
-def parse_template(text: str, constants: dict[str, str] | None = None, *, field: str = "destination") -> Template:
-    """Parse and compile. `constants` fills {partner}, {program} and {link} now. Raises BadTemplate with the position."""
+def is_macro(name: str) -> bool:
+    """Whether links know it."""
+    return name in _NAMES or _QUERY_MACRO.fullmatch(name) is not None
+
+
+def parse_template(
+    text: str, constants: dict[str, str] | None = None, *, field: str = "destination", known: Callable[[str], bool] = is_macro
+) -> Template:
+    """Parse and compile. `constants` fills {partner}, {program} and {link} now; `known` says which macros there are.
+
+    Raises BadTemplate with the position.
+    """
     constants = constants or {}
 
     def refuse(position: int, message: str) -> BadTemplate:
@@ -105,9 +116,9 @@ def parse_template(text: str, constants: dict[str, str] | None = None, *, field:
     mark = text.find("#", end)
     head, fragment = (text, "") if mark < 0 else (text[:mark], text[mark:])
     rest = head[end:]
-    literals, slots = _pieces(rest, end, refuse, constants)
+    literals, slots = _pieces(rest, end, refuse, constants, known)
     literals[0] = text[:end].encode() + (b"" if rest.startswith("/") else b"/") + literals[0]
-    fragments, fragment_slots = _pieces(fragment, len(head), refuse, constants)
+    fragments, fragment_slots = _pieces(fragment, len(head), refuse, constants, known)
     question = rest.find("?")
     asked = tuple({slot: None for slot in (*slots, *fragment_slots) if slot not in ("click_id", "channel")})
     ids = (*slots, *fragment_slots).count("click_id")
@@ -137,7 +148,7 @@ def _is_host(authority: str) -> bool:
 
 
 def _pieces(
-    text: str, offset: int, refuse: Callable[[int, str], BadTemplate], constants: dict[str, str]
+    text: str, offset: int, refuse: Callable[[int, str], BadTemplate], constants: dict[str, str], known: Callable[[str], bool]
 ) -> tuple[list[bytes], list[str]]:
     """Cut into literals and slots; constants are folded into the literals."""
     literals, slots = [b""], []
@@ -147,7 +158,7 @@ def _pieces(
         name = macro[1]
         if not macro[0].endswith("}"):
             raise refuse(offset + macro.start(), "this { is never closed")
-        if name not in _NAMES and not _QUERY_MACRO.fullmatch(name):
+        if not known(name):
             raise refuse(offset + macro.start(), "no such macro")
         question = -1 if text.startswith("#") else text.find("?")
         if 0 <= question < macro.start() and "=" not in text[question:macro.start()].rpartition("&")[2]:

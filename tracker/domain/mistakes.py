@@ -1,4 +1,4 @@
-"""What can be wrong with a request about programs, partners, links and coupons. HTTP statuses live in web/errors.py.
+"""What can be wrong with a request about programs, partners, links, coupons and endpoints. HTTP statuses live in web/errors.py.
 
 Messages are ours alone: they hold nothing of what was sent, so that they can be shown and logged anywhere.
 """
@@ -30,7 +30,7 @@ class Invalid(ValueError):
 
 
 class NotFound(LookupError):
-    """There is none. `kind`: program, partner, link, coupon, credential, click, conversion."""
+    """There is none. `kind`: program, partner, link, coupon, credential, endpoint, click, conversion."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(f"there is no such {kind}")

@@ -1,16 +1,14 @@
 """Resolves postbacks that wait for their click's row, or for its link to be known (DESIGN section 5, "Pending").
 
-Only this job resolves, under a lease, so one key is never resolved twice at once. It polls: clicks land by the hand of other
-processes, and correctness must not depend on a wake-up. What resolves is the same claim and decision as at the door: it knows when,
-not what. The door parks messages (storage/conversions/store.py); nothing here may decide about money.
+Only this job resolves, under a lease, so one key is never resolved twice at once. What resolves is the same claim and
+decision as at the door: it knows when, not what. The door parks messages (storage/conversions/store.py); nothing here may
+decide about money.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,10 +21,11 @@ from tracker.domain.attribution import was_spooled
 from tracker.domain.postback import Postback
 from tracker.domain.refusal import Reason
 from tracker.jobs.lease import Lease, LeaseLostError
+from tracker.jobs.polling import Poller
 from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.facts import find_clicks
 from tracker.storage.conversions.group_commit import commit_group
-from tracker.storage.conversions.recorder import MAX_GROUP, OUTAGES, open_session
+from tracker.storage.conversions.recorder import MAX_GROUP
 from tracker.storage.conversions.rows import columns, moment
 from tracker.storage.conversions.screen import program_key, read_programs
 from tracker.storage.conversions.store import (
@@ -50,8 +49,6 @@ ATTACH_SECONDS: Final = 30 * 86_400.0        # how long rows that land late are 
 ATTACH_EVERY: Final = 20       # polls
 PAGE: Final = 1000             # clicks looked up in a poll, beside the newest; more are reached by turns
 NEWEST: Final = 200
-RELEASE_SECONDS: Final = 1.0   # for giving the lease back; else the next holder waits until it expires
-_LAST_BACKOFF_SECONDS: Final = 5.0
 _NO_CLICK: Final = UUID(int=0)
 _FIRST: Final = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
@@ -81,48 +78,19 @@ class PendingJob:
     """Runs in every control process; the one that holds the lease works. `holder` names the process."""
 
     def __init__(self, dsn: str, holder: str, *, wait_seconds: float = WAIT_SECONDS) -> None:
-        self._dsn, self._wait_seconds = dsn, wait_seconds
+        self._wait_seconds = wait_seconds
         self._lease = Lease("pending", holder)
+        self._poller = Poller(dsn, self._lease, self.poll, every_seconds=POLL_SECONDS, what="pending postbacks")
         self._after, self._after_unknown, self._after_attached = _NO_CLICK, _NO_CLICK, _FIRST
         self._polls = 0
-        self._stopping = asyncio.Event()
 
     def stop(self) -> None:
         """End `run` after the poll under way."""
-        self._stopping.set()
+        self._poller.stop()
 
     async def run(self) -> None:
         """Poll until `stop`; waits out whatever PostgreSQL does. However it ends, the lease is given back."""
-        backoff = POLL_SECONDS
-        while not self._stopping.is_set():
-            try:
-                connection = await open_session(self._dsn)
-                try:
-                    await self._poll_on(connection)
-                finally:
-                    await self._give_back(connection)
-            except OUTAGES as error:
-                logger.warning("pending postbacks wait: %s: %s", type(error).__name__, error)
-            else:
-                return
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads processes
-            backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
-
-    async def _poll_on(self, connection: Connection) -> None:
-        while not self._stopping.is_set():
-            if await self._lease.acquire(connection) and await self.poll(connection):
-                continue   # there may be more
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._stopping.wait()
-
-    async def _give_back(self, connection: Connection) -> None:
-        """Release the lease, whatever the connection was at, and end it. The next process need not wait for it to expire."""
-        with contextlib.suppress(*OUTAGES):
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await connection.execute("ROLLBACK")
-                await self._lease.release(connection)
-        connection.terminate()
+        await self._poller.run()
 
     async def poll(self, connection: Connection) -> int:
         """One look at everything that waits; how many messages left `pending`. The lease must be held."""

@@ -19,8 +19,8 @@ SET LOCAL lock_timeout = '5s';        -- of this script: on a busy database it f
 SET LOCAL search_path = public;
 
 -- Connections: a worker of an edge holds 4 as a rule and 10 at most (what dead spools left, unknown links, refusals); control
--- 8 for the API and 5 for its jobs. With these, max_connections = 100 feeds 5 workers at their worst, 12 as a rule, and two
--- control processes; a deploy has old and new at once. `tracker serve` is both under one name: 13 and 10 a worker for
+-- 8 for the API and 6 for its jobs. With these, max_connections = 100 feeds 5 workers at their worst, 12 as a rule, and two
+-- control processes; a deploy has old and new at once. `tracker serve` is both under one name: 14 and 10 a worker for
 -- tracker_control. Have you more, raise them and max_connections: the numbers are yours to change, here.
 -- Sessions of the service bring a statement timeout of their own; these bind whoever else has the password.
 DO $$
@@ -66,7 +66,7 @@ BEGIN
          WHERE c.relnamespace = 'public'::regnamespace AND c.relowner <> 'tracker_migrator'::regrole
            AND (c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'clicks'::regclass) OR c.relname IN (
                 'schema_version', 'programs', 'program_terms', 'partners', 'partner_statuses', 'enrolments', 'commission_terms',
-                'links', 'link_versions', 'coupons', 'credentials', 'credential_programs', 'clicks', 'clicks_stray',
+                'links', 'link_versions', 'coupons', 'credentials', 'credential_programs', 'outbox_endpoints', 'clicks', 'clicks_stray',
                 'click_stats_new', 'click_stats_by_link', 'click_stats_by_source', 'click_statistics', 'click_source_statistics',
                 'spool_cursors', 'quarantine', 'worker_numbers', 'conversion_state', 'conversions', 'conversion_history', 'ledger',
                 'outbox', 'pending', 'postback_log', 'job_leases', 'report_clicks', 'report_conversions', 'report_ledger',
@@ -90,8 +90,10 @@ GRANT SELECT ON
     coupons, credentials, credential_programs
     TO tracker_edge;
 GRANT SELECT, INSERT ON
-    clicks, clicks_stray, quarantine, click_stats_new, conversions, conversion_history, ledger, outbox, pending, postback_log
+    clicks, clicks_stray, quarantine, click_stats_new, conversions, conversion_history, ledger, pending, postback_log
     TO tracker_edge;
+GRANT SELECT (endpoint_id, partner_id, program_id, statuses, events, status) ON outbox_endpoints TO tracker_edge;   -- no URL, no secret
+GRANT INSERT ON outbox TO tracker_edge;
 GRANT SELECT, INSERT, UPDATE ON conversion_state, spool_cursors, worker_numbers TO tracker_edge;
 GRANT UPDATE (outcome, reason, program_id, conversion_id) ON postback_log TO tracker_edge;     -- of a message first quarantined
 
@@ -107,7 +109,9 @@ GRANT SELECT, INSERT, UPDATE ON click_stats_by_link, click_stats_by_source TO tr
 GRANT SELECT ON click_statistics, click_source_statistics TO tracker_control;
 GRANT UPDATE (flags), DELETE ON clicks_stray TO tracker_control;               -- moved to their day; FOR UPDATE needs a right to update
 GRANT UPDATE (conversion_id, message), DELETE ON pending TO tracker_control;
-GRANT UPDATE (due_at, attempts, sent_at) ON outbox TO tracker_control;
+GRANT SELECT, INSERT ON outbox_endpoints TO tracker_control;
+GRANT UPDATE (url, host, method, statuses, events, status, failures, failing_since, retry_at) ON outbox_endpoints TO tracker_control;
+GRANT SELECT, DELETE, UPDATE (state, due_at, give_up_at, attempts, last_reason, last_status, tried_at) ON outbox TO tracker_control;
 GRANT DELETE ON worker_numbers TO tracker_control;
 GRANT EXECUTE ON FUNCTION ensure_click_partitions(date, integer) TO tracker_control;
 

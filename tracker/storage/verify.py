@@ -85,6 +85,10 @@ _RULES = {
         SELECT count(*) FROM conversion_state AS s WHERE s.status IS NULL OR NOT EXISTS
                (SELECT 1 FROM conversions AS c WHERE c.conversion_id = s.conversion_id)
     """,
+    "outgoing postbacks of steps that are not in the history": """
+        SELECT count(*) FROM outbox AS o WHERE NOT EXISTS
+               (SELECT 1 FROM conversion_history AS h WHERE (h.conversion_id, h.entry) = (o.conversion_id, o.entry))
+    """,
     "conversions whose entries in history and ledger have gaps": """
         SELECT count(*) FROM conversion_state AS s
           LEFT JOIN (SELECT conversion_id, count(DISTINCT entry) AS entries, min(entry) AS first, max(entry) AS last

@@ -1,4 +1,5 @@
-"""The admin API, /v1: programs, partners, links, coupons, credentials; clicks, conversions, postbacks; decisions.
+"""The admin API, /v1: programs, partners, links, coupons, credentials, endpoints; clicks, conversions, postbacks, outbox;
+decisions.
 
 For the admin port alone. Whoever has the admin token may do everything here. The rules are the store's and the
 domain's; this file only says which path is which call.
@@ -77,6 +78,12 @@ class AdminApi:
             web.post("/programs/{slug}/tokens", partial(self._issue, "token")),
             web.post("/programs/{slug}/hmac", partial(self._issue, "hmac")),
             web.delete("/programs/{slug}/credentials/{number}", self._revoke),
+            web.post("/partners/{slug}/postbacks", self._create_endpoint),
+            web.get("/partners/{slug}/postbacks", self._list_endpoints),
+            web.get("/partners/{slug}/postbacks/{number}", self._show_endpoint),
+            web.patch("/partners/{slug}/postbacks/{number}", self._edit_endpoint),
+            web.get("/outbox", self._outbox),
+            web.post("/outbox/retry", self._retry_outbox),
             web.get("/clicks", self._clicks),
             web.get("/conversions", self._conversions),
             web.get("/conversions/{id}", self._conversion),
@@ -131,6 +138,28 @@ class AdminApi:
 
     async def _revoke(self, request: web.Request) -> web.Response:
         return answer(await self._store.credentials.revoke(_slug(request), _number(request, "credential")))
+
+    async def _create_endpoint(self, request: web.Request) -> web.Response:
+        return answer_saved(await self._store.endpoints.create(_slug(request), await read_body(request)), 201)
+
+    async def _list_endpoints(self, request: web.Request) -> web.Response:
+        query = read_query(request)
+        after = read_number(query.get("after"), "after")
+        return answer_page(await self._store.endpoints.list(_slug(request), limit=read_limit(query), after=after))
+
+    async def _show_endpoint(self, request: web.Request) -> web.Response:
+        return answer(await self._store.endpoints.show(_slug(request), _number(request, "endpoint")))
+
+    async def _edit_endpoint(self, request: web.Request) -> web.Response:
+        number = _number(request, "endpoint")
+        return answer_saved(await self._store.endpoints.edit(_slug(request), number, await read_body(request)))
+
+    async def _outbox(self, request: web.Request) -> web.Response:
+        names = ("partner", "state", "conversion_id")
+        return await _listed(self._store.deliveries.list, read_query(request, *names), names)
+
+    async def _retry_outbox(self, request: web.Request) -> web.Response:
+        return answer(await self._store.deliveries.retry(await read_body(request) if request.can_read_body else {}))
 
     async def _clicks(self, request: web.Request) -> web.Response:
         query = read_query(request, "id", "from", "to", "link", "program", "partner")

@@ -16,10 +16,12 @@ import orjson
 from aiohttp import web
 
 from tracker import __version__
-from tracker.domain.fields import COUPON, CREDENTIAL, DECISION, LINK, PARTNER, PROGRAM, Fields
+from tracker.domain.fields import COUPON, CREDENTIAL, DECISION, ENDPOINT, LINK, PARTNER, PROGRAM, RETRY, Fields
+from tracker.domain.outgoing import OUTCOMES
 from tracker.domain.postback_parameters import KNOWN, SECRET
 from tracker.domain.program import CredentialKind
 from tracker.domain.refusal import Reason
+from tracker.storage.entities.deliveries import STATES
 from tracker.storage.entities.records import FLAGS
 from tracker.storage.entities.table import PAGE_LIMIT
 from tracker.web.postback_answers import ANSWERS
@@ -97,6 +99,10 @@ _LINK_TERMS = {"version": WHOLE, **_shown(LINK, *(name for name in LINK.checks i
 _LINK = {"link_id": NUMBER, **_shown(LINK, "slug", "program", "partner"), **_LINK_TERMS, "created_at": TIME}
 _VERSIONS = _list(_object(valid_from=TIME, **_LINK_TERMS))
 _COUPON = {"coupon_id": NUMBER, **_shown(COUPON, *COUPON.checks), "created_at": TIME}
+_ENDPOINT = {
+    "endpoint_id": NUMBER, "partner": TEXT, **_shown(ENDPOINT, *(name for name in ENDPOINT.checks if name != "status")),
+    "status": {"enum": ["active", "paused", "off"]}, "failures": WHOLE, "failing_since": _or_null(TIME), "created_at": TIME,
+}  # fmt: skip
 _CLICK = _object(
     click_id=UUID, at=TIME, visitor={"type": "string", "pattern": "^[0-9a-f]{16}$"}, link_id=NUMBER, link_version=WHOLE,
     program_id=NUMBER, partner_id=NUMBER, link=_or_null(TEXT), program=_or_null(TEXT), partner=_or_null(TEXT),
@@ -128,6 +134,12 @@ _CONVERSION_WHOLE = _object(
 _POSTBACK = _object(
     message_id=UUID, received_at=TIME, outcome=TEXT, reason=_or_null(TEXT), program=_or_null(TEXT), conversion_id=_or_null(UUID),
     click_id=_or_null(UUID), message=ANY_OBJECT,
+)  # fmt: skip
+_DELIVERY = _object(
+    message_id=TEXT, conversion_id=UUID, endpoint_id=NUMBER, partner=TEXT, program=TEXT, state={"enum": list(STATES)},
+    attempts=WHOLE, last_reason=_or_null({"enum": [*OUTCOMES, "not_sent"]}), last_status=_or_null(WHOLE),
+    tried_at=_or_null(TIME), due_at=_or_null(TIME), created_at=TIME, event=TEXT, txid=_or_null(TEXT), status=_STATUS,
+    commission=MONEY, commission_currency=_or_null(TEXT),
 )  # fmt: skip
 _PROBLEM = _object(
     optional=("field", "fields"), type={"const": "about:blank"}, status=WHOLE, code=TEXT, detail=TEXT, field=TEXT,
@@ -161,6 +173,26 @@ def admin_document() -> Json:
         "/v1/programs/{slug}/credentials/{number}": {
             "delete": _operation("End a credential at once", _CREDENTIAL, path=number, errors=(400, 404))
         },
+        "/v1/partners/{slug}/postbacks": {
+            "post": _operation(
+                "Make an endpoint that hears of a partner's conversions; its secret is shown this once",
+                _object(**_ENDPOINT, secret=TEXT, warnings=_list(TEXT)), 201, path={"slug": slug}, errors=(400, 404, 409),
+                body=_json(_new(ENDPOINT), url="https://tracker.example/postback?clickid={ext}&status={status}&payout={commission}"),
+            ),
+            "get": _operation("A partner's endpoints", _page(_object(**_ENDPOINT)), path={"slug": slug}, query=_PAGED,
+                              errors=(400, 404)),
+        },
+        "/v1/partners/{slug}/postbacks/{number}": {
+            "get": _operation("One endpoint", _object(**_ENDPOINT), path=number, errors=(400, 404)),
+            "patch": _operation(
+                "Change an endpoint, pause it, take it up again", _object(**_ENDPOINT, warnings=_list(TEXT)), path=number,
+                body=_json(_changes(ENDPOINT)), errors=(400, 404, 409),
+            ),
+        },
+        "/v1/outbox": {"get": _listing("What partners are told, newest first", _DELIVERY, "partner", "state", "conversion_id")},
+        "/v1/outbox/retry": {"post": _operation(
+            "Try again what was given up", _object(retried=WHOLE), body={**_json(_new(RETRY)), "required": False}, errors=(400,),
+        )},
         "/v1/clicks": {"get": _operation(
             "One click by `id`, or those from `from` to `to`, at most 24 hours", _page(_CLICK),
             query={

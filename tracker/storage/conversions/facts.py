@@ -1,4 +1,4 @@
-"""What was true when a group is decided: clicks, links, programs with their dated terms, partners, coupons.
+"""What was true when a group is decided: clicks, links, programs with their dated terms, partners, coupons, endpoints.
 
 Read without locks, in the group's own transaction, anew for each group: terms are few rows, and a copy of them in memory
 could pay by terms that ended. Judging them is domain/attribution.py's.
@@ -10,12 +10,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from tracker.domain.attribution import DAY_MS, Facts, LinkOwner, ProgramFacts, ProgramTerms, Standing
 from tracker.domain.click_id import uuid_time_ms
 from tracker.domain.commission import CommissionTerm
+from tracker.domain.endpoint import Endpoint
 from tracker.domain.postback import STATUS_BY_WORD
 from tracker.domain.program import Coupon, coupon_key
 from tracker.storage.conversions import sql as sql
@@ -32,6 +34,7 @@ class ProgramRow(NamedTuple):
     program_id: int
     several_per_key: bool
     pending_cap: int
+    told: bool
 
 
 def programs_asked(program_ids: Iterable[int]) -> Part:
@@ -44,12 +47,13 @@ def programs_of(rows: Iterable[tuple[Any, ...]]) -> dict[int, ProgramRow]:
     return {row[0]: ProgramRow(*row) for row in rows}
 
 
-def clicks_asked(click_ids: Iterable[bytes]) -> list[Part]:
-    """The questions which of the ids have a row in `clicks`: one a day, so that each opens one partition."""
+def clicks_asked(click_ids: Iterable[bytes], question: str = sql.CLICKS_OF_DAY) -> list[Part]:
+    """The questions which of the ids have a row in `clicks`, or another `question` about these rows: one a day, so that
+    each opens one partition."""
     by_day: defaultdict[int, list[UUID]] = defaultdict(list)
     for click_id in set(click_ids):
         by_day[uuid_time_ms(click_id) // DAY_MS].append(as_uuid(click_id))
-    return [(sql.CLICKS_OF_DAY, (ids, *_bounds(day))) for day, ids in by_day.items()]
+    return [(question, (ids, *_bounds(day))) for day, ids in by_day.items()]
 
 
 def _bounds(day: int) -> tuple[UUID, UUID]:
@@ -79,9 +83,10 @@ async def read_facts(
     """Facts about these programs, links and coupons (coupon_key); `clicks` are those known to be here."""
     program_ids = list(programs)
     asked = (program_ids, list(link_ids), list(coupons))
-    link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows = await fetch_together(
+    endpoints_asked = [(sql.ENDPOINTS, asked)] if any(program.told for program in programs.values()) else []
+    link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows, *endpoint_rows = await fetch_together(
         connection, (sql.LINKS, asked[1:2]), (sql.COUPONS, asked[::2]), (sql.PROGRAM_TERMS, asked[:1]), (sql.COMMISSIONS, asked),
-        (sql.ENROLMENTS, asked), (sql.PARTNER_STATUSES, asked),
+        (sql.ENROLMENTS, asked), (sql.PARTNER_STATUSES, asked), *endpoints_asked,
     )
     links = {link_id: LinkOwner(program_id, partner_id) for link_id, program_id, partner_id in link_rows}
     by_code: defaultdict[int, dict[str, Coupon]] = defaultdict(dict)
@@ -100,6 +105,9 @@ async def read_facts(
     standings: defaultdict[int, list[Standing]] = defaultdict(list)
     for partner_id, valid_from, status in status_rows:
         standings[partner_id].append(Standing(ms_of(valid_from), status == "active"))
+    endpoints: defaultdict[int, list[Endpoint]] = defaultdict(list)
+    for endpoint_id, partner_id, program_id, statuses, events in chain.from_iterable(endpoint_rows):
+        endpoints[partner_id].append(Endpoint(endpoint_id, program_id, frozenset(statuses), frozenset(events)))
 
     return Facts(
         programs={
@@ -109,7 +117,7 @@ async def read_facts(
             )
             for program_id, row in programs.items()
         },
-        links=links, partners=standings, clicks=frozenset(clicks),
+        links=links, partners=standings, clicks=frozenset(clicks), endpoints=endpoints,
     )
 
 

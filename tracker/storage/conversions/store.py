@@ -16,6 +16,7 @@ import orjson
 from tracker.domain.attribution import Facts
 from tracker.domain.conversion import Conversion, Outcome, Step, attach, decide, fold
 from tracker.domain.conversion_id import ConversionKey
+from tracker.domain.outgoing import Outgoing, news
 from tracker.domain.postback import Postback, Status
 from tracker.domain.program import coupon_key
 from tracker.domain.values import valueclass
@@ -156,16 +157,19 @@ async def record(
     facts = await _facts_for(connection, before.values(), [subject.message for subject in subjects], programs, here)
     now: dict[bytes, Conversion] = dict(before)
     steps: list[tuple[Subject, Step]] = []
+    outgoing: list[Outgoing] = []
     for number, subject in enumerate(subjects, start=1):
         if number % _TURN == 0:
             await asyncio.sleep(0)
         id_ = subject.key.conversion_id
         step = fold(now.get(id_), subject.message, subject.key, facts)
+        outgoing += news(now.get(id_), step, facts.endpoints)
         now[id_] = step.after
         steps.append((subject, step))
     writes = _writes(
         [after for id_, after in now.items() if before.get(id_) != after],
         [(subject.message.message_id, step) for subject, step in steps],
+        outgoing,
     )
     firsts = [_conversion_row(*subject) for subject, step in steps if step.outcome is Outcome.RECORDED]
     if firsts:
@@ -196,8 +200,10 @@ async def _redecide(
         return None
     before = conversion_of(row, key_of_row(row))
     programs = await read_programs(connection, [before.key.program_id])
-    step = decision(before, await _facts_for(connection, [before], [], programs, set()))
-    await execute_together(connection, *_writes([step.after] if step.after != before else [], [(None, step)]))
+    facts = await _facts_for(connection, [before], [], programs, set())
+    step = decision(before, facts)
+    outgoing = news(before, step, facts.endpoints)
+    await execute_together(connection, *_writes([step.after] if step.after != before else [], [(None, step)], outgoing))
     return step
 
 
@@ -214,8 +220,10 @@ async def _facts_for(
     return await read_facts(connection, programs, link_ids=links, coupons=coupons, clicks=clicks)
 
 
-def _writes(changed: Sequence[Conversion], steps: Sequence[tuple[bytes | None, Step]]) -> list[Part]:
-    """Of conversions that changed: their state, history and ledger."""
+def _writes(
+    changed: Sequence[Conversion], steps: Sequence[tuple[bytes | None, Step]], outgoing: Sequence[Outgoing]
+) -> list[Part]:
+    """Of conversions that changed: their state, history and ledger, and what partners are told of it."""
     writes: list[Part] = []
     if changed:
         rows = sorted((state_row(conversion) for conversion in changed), key=lambda row: row[0].bytes)
@@ -233,6 +241,8 @@ def _writes(changed: Sequence[Conversion], steps: Sequence[tuple[bytes | None, S
     ]
     if ledger:
         writes.append((sql.WRITE_LEDGER, columns(ledger, 7)))
+    if outgoing:
+        writes.append((sql.WRITE_OUTBOX, columns(map(_outbox_row, outgoing), 9)))
     return writes
 
 
@@ -245,6 +255,13 @@ def _conversion_row(message: Postback, key: ConversionKey) -> tuple[object, ...]
         as_uuid(key.conversion_id), as_uuid(message.message_id), key.program_id, key.event, message.txid,
         uuid_of(message.click_id), message.amount, message.currency, None if message.status is None else message.status.word,
         message.customer, message.coupon, moment(message.ts_ms), moment(message.received_ms),
+    )
+
+
+def _outbox_row(one: Outgoing) -> tuple[object, ...]:
+    return (
+        as_uuid(one.conversion_id), one.entry, one.endpoint_id, one.partner_id, one.program_id, one.link_id,
+        uuid_of(one.click_id), one.awaits_click, _json(one.said),
     )
 
 

@@ -80,8 +80,8 @@ class Records(Table):
     ) -> Page:  # fmt: skip
         async with self._connection() as connection:
             asked = (program, partner, status, txid)
-            found = await connection.fetch(sql.CONVERSIONS, *_read_key(after), *asked, limit + 1)
-        return _timed_page([dict(record) for record in found], limit, "created_at", "conversion_id")
+            found = await connection.fetch(sql.CONVERSIONS, *read_key(after), *asked, limit + 1)
+        return timed_page([dict(record) for record in found], limit, "created_at", "conversion_id")
 
     async def postbacks(
         self, *, program: str | None = None, outcome: str | None = None, conversion_id: str | None = None,
@@ -89,9 +89,9 @@ class Records(Table):
     ) -> Page:  # fmt: skip
         about = None if conversion_id is None else parse_uuid(conversion_id, "conversion_id")
         async with self._connection() as connection:
-            found = await connection.fetch(sql.POSTBACKS, *_read_key(after), program, outcome, about, limit + 1)
+            found = await connection.fetch(sql.POSTBACKS, *read_key(after), program, outcome, about, limit + 1)
         rows = [{**record, "message": orjson.loads(record["message"])} for record in found]
-        return _timed_page(rows, limit, "received_at", "message_id")
+        return timed_page(rows, limit, "received_at", "message_id")
 
 
 def parse_click_id(text: str) -> UUID:
@@ -132,13 +132,13 @@ def _click(record: Mapping[str, Any]) -> Row:
     return row
 
 
-def _timed_page(rows: list[Row], limit: int, moment: str, number: str) -> Page:
+def timed_page(rows: list[Row], limit: int, moment: str, number: str) -> Page:
     """A page of a list ordered by a moment and an id; both are the key to go on behind."""
     shown = rows[:limit]
     return Page(shown, f"{shown[-1][moment].isoformat()}~{shown[-1][number]}" if len(rows) > limit else None)
 
 
-def _read_key(after: str | None) -> tuple[datetime | None, UUID | None]:
+def read_key(after: str | None) -> tuple[datetime | None, UUID | None]:
     if after is None:
         return None, None
     moment, _, number = after.partition("~")
