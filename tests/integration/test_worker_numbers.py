@@ -187,12 +187,12 @@ async def test_what_was_shipped_is_free_a_day_after_its_last_id_or_after_now(dsn
 
 async def test_a_stock_that_is_full_asks_for_nothing_and_useless_files_go(dsn: str, tmp_path: Path) -> None:
     async with database(dsn) as db:
-        assert [4, 0] == [await top_up(db, tmp_path) for _ in range(2)]
+        assert [4, 0] == [await top_up(db, tmp_path, workers=1) for _ in range(2)]
         (tmp_path / "numbers" / "x.json").write_text("{}")
-        assert 0 == await top_up(db, tmp_path)
+        assert 0 == await top_up(db, tmp_path, workers=1)
         assert not (tmp_path / "numbers" / "x.json").exists()
         assert 4 == await db.fetchval("SELECT count(*) FROM worker_numbers WHERE spool_id IS NULL AND number BETWEEN 0 AND 32767")
         later = datetime.now(UTC) + timedelta(days=40)
-        assert 4 == await top_up(db, tmp_path, now=later)
+        assert 4 == await top_up(db, tmp_path, now=later, workers=1)
         assert 8 == await db.fetchval("SELECT count(*) FROM worker_numbers")
         assert 4 == len({take(tmp_path, now=later) for _ in range(4)})
