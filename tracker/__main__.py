@@ -65,6 +65,13 @@ def main() -> None:
     """Run a command; mistakes are sentences, never tracebacks."""
     try:
         sys.exit(cli.main(prog_name="tracker", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except click.UsageError as exc:
+        words = " ".join(exc.format_message().split()).rstrip(".")
+        click.echo(f"Error: {words}; see {exc.ctx.command_path if exc.ctx else 'tracker'} --help", err=True)
+        sys.exit(exc.exit_code)
     except click.ClickException as exc:
         exc.show()
         sys.exit(exc.exit_code)

@@ -37,8 +37,9 @@ def test_heads_beyond_their_limits_cost_an_answer_and_no_memory(dsn: str, tmp_pa
             with contextlib.ExitStack() as stack:
                 crowd = [stack.enter_context(Client(tracker.public_port)) for _ in range(STRANGERS)]
                 for client in crowd:
-                    client.send(request)
+                    client.send(request[:-2])      # all of them at once have a head that is not whole yet
                 for client in crowd:
+                    client.send(request[-2:])
                     # A reset may overtake the answer where more was sent than was read: then there is none.
                     assert {400} >= {answer.status for answer in [client.answer()] if answer is not None}
                     assert b"" == client.rest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 import time
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
@@ -37,6 +38,7 @@ ADMIN, PASSWORD, TOKEN, WRONG, HMAC = (
 ADDRESSES = ("203.0.113.77", "198.51.100.201", "2001:db8:77:88:99:aa:bb:cc")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 JSON = {"Content-Type": "application/json"}
+MALFORMED = {"type": "about:blank", "title": "Malformed request", "status": 400, "code": "malformed_request"}
 
 _PLANT = f"""
 UPDATE credentials SET token_hash = sha256('{TOKEN}') WHERE credential_id = 5;
@@ -101,14 +103,17 @@ class Sender:
 
 
 def speak_badly(tracker: TrackerProcess) -> None:
-    """What is no request, with a token in it; and on the admin port what is asked with the wrong one."""
+    """What is no request, with a token in it, on either port; and on the admin port what is asked with the wrong one."""
     for raw in (
         b"GET /postback?token=%b HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"%b\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\n %b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n %b\r\n\r\n", b"GET / HTTP/1.1\nHost: a\nAuthorization: Bearer %b\n\n",
     ):
-        with Client(tracker.public_port) as client:
-            client.send(raw % TOKEN.encode())
-            client.rest()
+        for port in (tracker.public_port, tracker.admin_port):
+            with Client(port) as client:
+                answer = client.ask(raw % TOKEN.encode())
+                assert (400, b"tracker") == (answer.status, answer.headers[b"server"])
+                assert MALFORMED == json.loads(answer.body)
+                assert b"" == client.rest()
     assert 401 == tracker.admin("GET", "/v1/links", token=WRONG)[0]
     assert 200 == tracker.admin("GET", "/v1/links", token=ADMIN)[0]
     assert 400 == tracker.admin("POST", "/v1/links", {"slug": WRONG, "token": TOKEN}, token=ADMIN)[0]

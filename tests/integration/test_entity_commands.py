@@ -8,11 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-
-from tracker.cli.entities import coupon, link, partner, program
-from tracker.cli.outbox import outbox
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -123,20 +119,3 @@ def test_mistakes_are_sentences_and_exit_codes(tracker: Tracker) -> None:
 
 def test_a_database_without_tables_is_told_what_to_do(tracker: Tracker, empty_dsn: str) -> None:
     assert "tracker db init" in tracker("program", "list", code=1, TRACKER_DATABASE_URL=empty_dsn).stderr
-
-
-def commands(group: click.Group, path: str) -> list[tuple[str, click.Command]]:
-    found: list[tuple[str, click.Command]] = [(path, group)]
-    for name, command in group.commands.items():
-        found += commands(command, f"{path} {name}") if isinstance(command, click.Group) else [(f"{path} {name}", command)]
-    return found
-
-
-ALL = [one for group in (program, partner, link, coupon, outbox) for one in commands(group, f"tracker {group.name}")]
-
-
-@pytest.mark.parametrize(("path", "command"), ALL, ids=[path for path, _ in ALL])
-def test_every_command_has_help_with_an_example(path: str, command: click.Command) -> None:
-    _, found, example = (command.help or "").partition("Example:")
-    assert found
-    assert path in example

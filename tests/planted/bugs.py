@@ -279,4 +279,90 @@ BUGS: Final = (
          f"{RECORDER_TESTS}::test_a_conflict_changes_nothing_and_waits_for_a_person[18]",
          f"{MACHINE}::test_whatever_happens_the_books_are_the_oracles[250-25]"),
     ),
+    # Rows of the fault matrix that none of the above belongs to, in its order
+    Bug(
+        "rows wait in memory", "a row is written some time after its answer",
+        (Edit("tracker/web/desk.py", "self.redirector.commit()", "self._loop.call_later(0.2, self.redirector.commit)"),),
+        ("tests/faults/test_kill_nine.py::test_of_a_worker_at_random_times[18-1]",), "acknowledged, but no row",
+    ),
+    Bug(
+        "doors close without a word", "an ending worker does not tell clients to go elsewhere, and closes their connections",
+        (Edit("tracker/app/edge.py", "self._lanes.drain()", "pass"),),
+        ("tests/e2e/test_clicks_survive.py::test_sigterm_fails_no_request_and_leaves_an_empty_spool[18-0.0]",), "unanswered_reused",
+    ),
+    Bug(
+        "keys of the month", "the same order number of another month is another sale",
+        (Edit("tracker/domain/conversion_id.py", 'if several_per_key else ""',
+              "if several_per_key else str(message.received_ms >> 32)"),),
+        ("tests/faults/test_same_sale.py::test_a_retry_three_months_later_is_not_paid_again",), "'duplicate' == 'pending_click'",
+    ),
+    Bug(
+        "ids on trust", "a click id is taken apart and believed",
+        (Edit("tracker/domain/click_id.py", "not hmac.compare_digest(blake2b(head, key=key, digest_size=5).digest(), mac)",
+              "mac is None"),),
+        ("tests/e2e/test_money_owed.py::test_a_forged_click_id_is_refused_without_a_query[18]",), "bad_click_id",
+    ),
+    Bug(
+        "signatures for ever", "a signature is good whenever it comes",
+        (Edit("tracker/web/postback_auth.py", "now_ms // 1000) > TOLERANCE_SECONDS", "now_ms // 1000) > 10**12"),),
+        ("tests/integration/test_postback_door.py::test_signed_postbacks_are_believed_for_five_minutes_under_either_secret[18]",),
+        "expired",
+    ),
+    Bug(
+        "negative amounts", "an amount may have a sign",
+        (Edit("tracker/domain/money.py", '_PLAIN_DECIMAL: Final = re.compile(r"[0-9]',
+              '_PLAIN_DECIMAL: Final = re.compile(r"-?[0-9]'),),
+        ("tests/unit/test_postback_message.py::test_what_cannot_be_believed_is_refused_by_name",), "DID NOT RAISE", quick=True,
+    ),
+    Bug(
+        "NUL is text", "what PostgreSQL takes in no text is kept in a row",
+        (Edit("tracker/domain/text.py", '.replace("\\0", "\\ufffd")', ""),),
+        ("tests/property/test_link_property.py::test_any_query_becomes_storable",),
+    ),
+    Bug(
+        "line ends are safe", "what fills a macro keeps its CR and LF",
+        (Edit("tracker/domain/link.py", 'quote_from_bytes(value, safe="")', 'quote_from_bytes(value, safe="\\r\\n")'),),
+        ("tests/faults/test_hostile_words.py::test_whatever_visitors_say_they_arrive_where_the_link_leads[18]",),
+    ),
+    Bug(
+        "user names in destinations", "https://shop.example@evil.example/ is saved",
+        (Edit("tracker/domain/link.py", 'if "@" in authority:', "if not authority:"),
+         Edit("tracker/domain/link.py", "(?:[A-Za-z0-9._-]*[A-Za-z0-9])?|", "(?:[A-Za-z0-9@._-]*[A-Za-z0-9])?|")),
+        ("tests/property/test_link_property.py::test_a_bad_template_is_refused_with_the_position",), "DID NOT RAISE", quick=True,
+    ),
+    Bug(
+        "heads without a limit", "an unfinished head is held whatever its length",
+        (Edit("tracker/web/framing.py", "HEAD_LIMIT = 16_384", "HEAD_LIMIT = 1 << 30"),
+         Edit("tracker/web/fastlane.py", "if len(self._held) > HELD_LIMIT", "if not self._held")),
+        ("tests/faults/test_refused_heads.py::test_heads_beyond_their_limits_cost_an_answer_and_no_memory[18]",),
+    ),
+    Bug(
+        "answers overtake", "what aiohttp answers may leave before the clicks in front of it",
+        (Edit("tracker/web/fastlane.py", "            if self._unanswered:\n                return self._hold(data[start:])",
+              "            if False:\n                return self._hold(data[start:])"),),
+        ("tests/integration/test_lane_connections.py::test_ten_thousand_pipelined_requests_are_answered_in_order",
+         "tests/faults/test_bounded_connections.py::test_ten_thousand_pipelined_requests_are_answered_in_order[18]"),
+    ),
+    Bug(
+        "looking ahead is buying", "a page that a browser only fetched beforehand reports its sale",
+        (Edit("tracker/web/postback.py", "raise Refused(Reason.PREFETCH)", "pass"),),
+        ("tests/integration/test_postback_http.py::test_a_prefetch_never_converts",),
+    ),
+    Bug(
+        "labels of anybody's making", "a label's value that is none of ours is counted all the same",
+        (Edit("tracker/metrics.py", "family.values.index(value) if value else 0",
+              "family.values.index(value) if value in family.values else 0"),),
+        ("tests/unit/test_metrics.py::test_no_input_can_make_a_new_series",), "DID NOT RAISE",
+    ),
+    Bug(
+        "half a character in a log", "a line of the log holds what strict parsers refuse",
+        (Edit("tracker/logs.py", 'str(value).encode(errors="backslashreplace").decode()', "str(value)"),),
+        ("tests/unit/test_logs.py::test_any_text_makes_one_line_that_every_parser_reads",), "Error", quick=True,
+    ),
+    Bug(
+        "connections without a limit", "strangers may take every descriptor there is",
+        (Edit("tracker/app/edge.py", "connection_limit=min(CONNECTION_LIMIT, descriptors - KEPT_DESCRIPTORS)",
+              "connection_limit=1 << 30"),),
+        ("tests/faults/test_scarce_machine.py::test_strangers_may_take_every_connection_and_no_descriptor_of_the_spool[18]",),
+    ),
 )

@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         yield running
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(requests, min_size=1, max_size=12), st.lists(st.integers(1, 4000), max_size=12), st.booleans())
 def test_any_stream_in_any_pieces_is_answered_in_order(
     server: LaneServer, stream: list[tuple[bytes, int]], cuts: list[int], told_apart: bool
@@ -56,7 +56,7 @@ def test_any_stream_in_any_pieces_is_answered_in_order(
     assert sum(status == 302 for _, status in stream) == server.appended - before == len(tokens) == len(set(tokens))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(requests, max_size=2), st.binary(min_size=1, max_size=60) | st.sampled_from([b"\x16", b"GET / HTTP/1.1\n\n"]))
 def test_any_garbage_behind_requests_ends_or_waits_and_breaks_nothing(
     server: LaneServer, stream: list[tuple[bytes, int]], garbage: bytes

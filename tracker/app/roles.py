@@ -12,7 +12,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from tracker.metrics import Shared
 from tracker.settings import Settings
 from tracker.storage.countries import NoCountries
 from tracker.storage.spool.spool import SpoolError
+from tracker.web.constant_words import ConstantWords
 from tracker.web.errors import problems
 from tracker.web.openapi import openapi_routes
 from tracker.web.ops import ops_routes
@@ -44,11 +46,10 @@ async def serve(settings: Settings, environ: Mapping[str, str], ready: Ready) ->
         control = Control(settings, supervisor.page)
         state = _State(shared, settings.workers)
         await control.start()
-        runner = await _listen(admin, ops_routes(shared, state.reasons), control.api)
-        supervisor.start()
-        code = await _until_stopped(supervisor, state, lambda: ready(_port(public[0]), _port(admin)))
-        await control.stop()
-        await runner.cleanup()
+        async with _admin_port(admin, ops_routes(shared, state.reasons), control.api):
+            supervisor.start()
+            code = await _until_stopped(supervisor, state, lambda: ready(_port(public[0]), _port(admin)))
+            await control.stop()
         return code
 
 
@@ -58,11 +59,9 @@ async def edge(settings: Settings, environ: Mapping[str, str], ready: Ready) -> 
         shared = Shared.create(settings.workers + 1)
         supervisor = Supervisor(public, shared, environ)
         state = _State(shared, settings.workers)
-        runner = await _listen(admin, ops_routes(shared, state.reasons), None)
-        supervisor.start()
-        code = await _until_stopped(supervisor, state, lambda: ready(_port(public[0]), _port(admin)))
-        await runner.cleanup()
-        return code
+        async with _admin_port(admin, ops_routes(shared, state.reasons), None):
+            supervisor.start()
+            return await _until_stopped(supervisor, state, lambda: ready(_port(public[0]), _port(admin)))
 
 
 async def control(settings: Settings, ready: Ready) -> int:
@@ -72,12 +71,11 @@ async def control(settings: Settings, ready: Ready) -> int:
         control = Control(settings, shared.page(0))
         state = _State(shared, 0)
         await control.start()
-        runner = await _listen(admin, ops_routes(shared, state.reasons), control.api)
-        ready(0, _port(admin))
-        await _signalled()
-        state.draining = True
-        await control.stop()
-        await runner.cleanup()
+        async with _admin_port(admin, ops_routes(shared, state.reasons), control.api):
+            ready(0, _port(admin))
+            await _signalled()
+            state.draining = True
+            await control.stop()
         return 0
 
 
@@ -183,15 +181,30 @@ def _port(sockets: Sequence[socket.socket]) -> int:
     return port
 
 
-async def _listen(
-    admin: Sequence[socket.socket], routes: Sequence[web.AbstractRouteDef], api: web.Application | None
-) -> web.AppRunner:
+@contextlib.asynccontextmanager
+async def _admin_port(
+    listening: Sequence[socket.socket], routes: Sequence[web.AbstractRouteDef], api: web.Application | None
+) -> AsyncIterator[None]:
+    """Answers there until the end of the block."""
     app = web.Application(client_max_size=1 << 16, middlewares=[problems])
     app.add_routes([*routes, *openapi_routes()])
     if api is not None:
         app.add_subapp("/v1", api)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=ADMIN_SHUTDOWN_SECONDS)
+    app.on_response_prepare.append(_name_us)
+    runner = web.AppRunner(app, shutdown_timeout=ADMIN_SHUTDOWN_SECONDS)
     await runner.setup()
-    for listening in admin:
-        await web.SockSite(runner, listening).start()
-    return runner
+    assert runner.server is not None
+    loop = asyncio.get_running_loop()
+    protocol = partial(ConstantWords, runner.server, loop=loop)
+    servers = [await loop.create_server(protocol, sock=one) for one in listening]
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.close()
+        await runner.cleanup()
+
+
+async def _name_us(_: web.Request, response: web.StreamResponse) -> None:
+    """Nobody needs to know which versions of what answer here."""
+    response.headers["Server"] = "tracker"

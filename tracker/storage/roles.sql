@@ -1,11 +1,11 @@
 -- Tracker's database roles, each with what it needs and no more. For psql, after `tracker db init`, and again after each
--- `tracker db migrate`; applied again it changes nothing:
+-- update; applied again it changes nothing:
 --
 --     tracker db roles | psql --set ON_ERROR_STOP=1 postgresql://admin@db/tracker
 --
 -- as a superuser, or as the database's owner with CREATEROLE. Then give each its password: \password tracker_edge
 --
---   tracker_migrator   owns the tables: `tracker db init`, `migrate`, `check`
+--   tracker_migrator   owns the tables: `tracker db init`, `tracker db check`
 --   tracker_edge       `tracker edge`: adds clicks and conversions, reads the catalog
 --   tracker_control    `tracker control`, `tracker serve` and the commands: what edge may, the catalog, the jobs
 --   tracker_reporter   reads the views for reports, never an address

@@ -9,22 +9,18 @@ postbacks stay fast. What cannot be framed goes to aiohttp with all that follows
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final, cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from tracker.web.agents import Places
+from tracker.web.constant_words import ConstantWords
 from tracker.web.desk import Desk
 from tracker.web.framing import FRAME_LIMIT, HEAD_LIMIT, frame, plain_click
 
 IDLE_SECONDS: Final = 75          # nginx's default: longer than browsers and proxies keep a connection for
 DEADLINE_SECONDS: Final = 10      # for a head, and again for a body
 HELD_LIMIT: Final = FRAME_LIMIT   # bytes kept behind a request that is being answered, before reading is paused
-
-_NO_ACCESS_LOG = logging.getLogger("tracker.access")     # a line a request would cost more than the click
-_NO_ACCESS_LOG.setLevel(logging.CRITICAL)
 
 
 class Lanes:
@@ -60,54 +56,24 @@ class Lanes:
         return len(self.open)
 
 
-class HttpSide(RequestHandler):
-    """aiohttp's protocol for one connection: reports each answer written, and answers parse errors in constant words."""
+class HttpSide(ConstantWords):
+    """aiohttp's protocol for one connection: reports each answer written."""
 
-    __slots__ = ("broken", "lane")
+    __slots__ = ("lane",)
 
     def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, lane: Lane) -> None:
         # Ten years: its timer does not see the lane's clicks, and 0 would close at once. The sweep has the deadlines.
-        super().__init__(
-            server, loop=loop, keepalive_timeout=315_360_000.0, access_log=_NO_ACCESS_LOG, auto_decompress=False, lingering_time=1.0
-        )
+        super().__init__(server, loop=loop, keepalive_timeout=315_360_000.0, auto_decompress=False, lingering_time=1.0)
         self.lane = lane
-        self.broken = False      # it has met what it cannot parse
-
-    def data_received(self, data: bytes) -> None:
-        """Nothing behind what cannot be parsed: aiohttp reads on until its refusal has left, and quotes each piece at length."""
-        if self.broken:
-            return
-        super().data_received(data)
-        self.broken = bool(self._messages) and isinstance(self._messages[-1][0], _ErrInfo)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         if self.lane.lanes.desk.draining or request.method == "CONNECT":     # what follows CONNECT is no request to anybody else
             resp.force_close()
-        if isinstance(resp, web.HTTPExpectationFailed):
-            resp = self.handle_error(request, resp.status)
         resp, reset = await super().finish_response(request, resp, start_time)
         self.lane.answered(not reset and bool(resp.keep_alive))
         return resp, reset
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None  # noqa: ARG002
-    ) -> web.StreamResponse:
-        """Constant problem+json: aiohttp's own page echoes input, names its version and logs a traceback for strangers' errors."""
-        if isinstance(exc, UnicodeEncodeError) and not request.headers.get("Expect", "").isascii():
-            status = 417      # aiohttp failed while it repeated the header in its refusal
-        if status >= 500:
-            self.log_exception("Unhandled exception in a handler", exc_info=exc)
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer was begun: closing is all that can still be said")
-        title, code = ("Malformed request", "malformed_request") if status < 500 else ("Internal error", "internal_error")
-        response = web.json_response(
-            {"type": "about:blank", "title": title, "status": status, "code": code}, status=status,
-            content_type="application/problem+json", headers={"Server": "tracker", "Cache-Control": "no-store"},
-        )
-        response.force_close()
-        return response
 
 
 class Lane(asyncio.Protocol):
