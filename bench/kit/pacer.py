@@ -23,7 +23,6 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -33,15 +32,13 @@ from hdrh.histogram import HdrHistogram
 from bench.kit.cpu import CoreWatch
 from bench.kit.machine import LOAD_CORE, ROOT, on_core
 from bench.kit.timer import ring
-from bench.kit.wrk import SERIAL
+from bench.kit.wrk import SERIAL, fresh_serial
 
 CONNECTIONS: Final = 256         # at 10,000/s answers may take 25 ms before a request has to wait for one
 WARM_UP_SECONDS: Final = 1.0     # sent and answered, not counted
 LAST_ANSWER_SECONDS: Final = 10.0
 COLUMNS: Final = ("p50 ms", "p99 ms", "p99.9 ms", "most ms", "sent late, p99 ms", "pacer busy", "its core busy")
 _LONGEST_US: Final = 60_000_000
-
-_serials = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ def paced(port: int, requests: Sequence[bytes], *, rate: int, seconds: float, co
         file.write(b"\0".join(requests))
         file.flush()
         command = [sys.executable, "-m", "bench.kit.pacer", str(port), file.name, str(rate), str(seconds), str(connections),
-                   str(next(_serials) * 10**9)]
+                   str(fresh_serial())]
         done = subprocess.run(on_core(LOAD_CORE, command), cwd=ROOT, capture_output=True, text=True, check=False,
                               timeout=seconds + WARM_UP_SECONDS + LAST_ANSWER_SECONDS + 30)
     if done.returncode:

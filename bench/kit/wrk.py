@@ -20,7 +20,12 @@ from bench.kit.machine import LOAD_CORE, on_core
 CONNECTIONS: Final = 64    # enough that one loop iteration finds several requests waiting, as under real load
 SERIAL: Final = b"\x01"    # in a request: a number that is used once
 
-_serials = itertools.count(1)
+_serials = itertools.count(10**9, 10**9)
+
+
+def fresh_serial() -> int:
+    """Whence a load counts its serials: a billion for each, whichever program sends them."""
+    return next(_serials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ def load(
         file.flush()
         script = str(Path(__file__).with_suffix(".lua"))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", script]
-        environment = {**os.environ, "BENCH_REQUESTS": file.name, "BENCH_SERIAL": str(next(_serials) * 10**9)}
+        environment = {**os.environ, "BENCH_REQUESTS": file.name, "BENCH_SERIAL": str(fresh_serial())}
         watch = CoreWatch(LOAD_CORE)
         url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         done = subprocess.run(
