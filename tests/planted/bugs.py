@@ -51,7 +51,7 @@ CURSOR: Final = "tracker/storage/spool/cursor.py"
 # Texts that more than one edit speaks of.
 PLAIN_END: Final = "    await cursor.commit(connection)\n    return Stored(batch.first_seq + len(batch), stored=len(batch))"
 PLAIN_ADVANCE: Final = "    await cursor.advance(connection, batch.first_seq, stored=len(batch))\n"
-CLAIMING: Final = "await connection.fetch(sql.CLAIM, *columns((key_parts(keys[id_]) for id_ in sorted(keys)), 6))"
+CLAIMING: Final = "await connection.fetch(sql.CLAIM, *columns((key_parts(keys[id_]) for id_ in there), 6))"
 
 BUGS: Final = (
     # Ack before write

@@ -77,12 +77,9 @@ async def read_facts(
     link_ids: Collection[int], coupons: Collection[str], clicks: Iterable[bytes],
 ) -> Facts:
     """Facts about these programs, links and coupons (coupon_key); `clicks` are those known to be here."""
-    program_ids = list(programs)
-    asked = (program_ids, list(link_ids), list(coupons))
-    link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows = await fetch_together(
-        connection, (sql.LINKS, asked[1:2]), (sql.COUPONS, asked[::2]), (sql.PROGRAM_TERMS, asked[:1]), (sql.COMMISSIONS, asked),
-        (sql.ENROLMENTS, asked), (sql.PARTNER_STATUSES, asked),
-    )
+    found = await connection.fetchrow(sql.FACTS, list(programs), list(link_ids), list(coupons))
+    assert found is not None      # a SELECT without FROM has one row
+    link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows = (rows or () for rows in found)
     links = {link_id: LinkOwner(program_id, partner_id) for link_id, program_id, partner_id in link_rows}
     by_code: defaultdict[int, dict[str, Coupon]] = defaultdict(dict)
     for row in coupon_rows:

@@ -52,8 +52,10 @@ Heard = Callable[[bytes, Answer], None]
 
 async def open_session(dsn: str) -> Connection:
     """A session fit for groups: the server ends it when it idles inside a transaction for 2 s, so that a dead edge's claims
-    do not outlive it by more. Raises as `connect` does."""
-    return await connect(dsn, command_timeout=COMMAND_SECONDS, idle_in_transaction_session_timeout="2s")
+    do not outlive it by more; and a plan made while a table was empty uses its index, for it is kept. Raises as `connect` does."""
+    return await connect(
+        dsn, command_timeout=COMMAND_SECONDS, idle_in_transaction_session_timeout="2s", enable_seqscan="off"
+    )
 
 
 @dataclass(slots=True)
