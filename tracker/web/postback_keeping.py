@@ -72,7 +72,7 @@ class Keeper:
         frame = _Frame(self._doubt)
         frame.deadline = self._loop.call_at(give_up_at, frame.give_up)
         for message, waiting in zip(messages, arrived, strict=True):
-            frame.open[message.message_id] = waiting._replace(message=message)
+            frame.open[message.message_id] = _Waiting(message, waiting.told, waiting.give_up_at)
         for message in messages:
             self._recorder.submit(message, frame.heard)
 
