@@ -27,6 +27,7 @@ from doors import (
     Door,
     open_door,
 )
+from lane_server import HttpOnlyLanes
 from postgres_fixtures import SCHEMA, PostgresFactory
 from shipping import eventually
 
@@ -35,12 +36,13 @@ from tracker.storage.catalog import look_ups
 from tracker.storage.conversions.journal import read_journal
 from tracker.storage.spool.log import SpoolUnavailable
 from tracker.web import postback_keeping
+from tracker.web.fastlane import Lanes
 from tracker.web.postback_auth import sign, signed_part
 
 
-@pytest.fixture
-async def door(dsn: str, tmp_path: Path) -> AsyncIterator[Door]:
-    async with open_door(dsn, tmp_path) as opened:
+@pytest.fixture(params=[Lanes, HttpOnlyLanes], ids=["fast lane", "aiohttp"])
+async def door(dsn: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Door]:
+    async with open_door(dsn, tmp_path, lanes=request.param) as opened:
         yield opened
 
 
