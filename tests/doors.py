@@ -1,4 +1,7 @@
-"""A postback door for tests: real catalog, spool, recorder, refusals and HTTP over one database with shops in it."""
+"""A postback door for tests: real catalog, spool, recorder, refusals and HTTP over one database with shops in it.
+
+It listens twice: with the fast lane, as an edge does, and once more with everything behind aiohttp.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import asyncpg
 from aiohttp import web
+from lane_server import Counts, HttpOnlyLanes
 
 from tracker.domain.click_id import ClickIdMaker, Keyring
 from tracker.storage.catalog.catalog import Catalog
@@ -25,7 +30,14 @@ from tracker.storage.conversions.refusals import Refusals
 from tracker.storage.conversions.unjournalled import UnjournalledRecorder
 from tracker.storage.spool.reader import LogReader
 from tracker.storage.spool.spool import Spool
+from tracker.web.agents import Places
+from tracker.web.click_route import click_routes
+from tracker.web.desk import Desk
+from tracker.web.fastlane import Lanes
 from tracker.web.postback import PostbackDoor
+from tracker.web.postback_lane import PostbackLane
+from tracker.web.public import public_app
+from tracker.web.redirect import Redirector
 
 KEYRING = Keyring(((0, b"0123456789abcdef"),))
 SPOOL_ID = 0x1234_5678_9ABC_DEF0
@@ -51,7 +63,9 @@ INSERT INTO links (link_id, slug, program_id, partner_id, destination, allow_tes
 class Door:
     """What a test holds on to."""
 
-    url: str
+    ports: dict[type[Lanes], int]
+    lanes: type[Lanes]                     # which of the two `send` uses
+    desk: Desk
     http: aiohttp.ClientSession
     db: asyncpg.Connection[asyncpg.Record]
     catalog: Catalog
@@ -59,12 +73,17 @@ class Door:
     recorder: Recorder
     refusals: Refusals
     door: PostbackDoor
+    postback_lane: PostbackLane
     client_ip: str = "198.51.100.7"
     durations: list[float] = field(default_factory=list)
     now_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     _ids: ClickIdMaker = field(
         default_factory=lambda: ClickIdMaker(keyring=KEYRING, worker=1, random_counter=lambda: 0)
     )
+
+    @property
+    def port(self) -> int:
+        return self.ports[self.lanes]
 
     def click(self, program: int = SHOP, *, link: int | None = None, spooled: bool = False, test: bool = False) -> str:
         """A click id's token; of a click that could not be spooled unless told otherwise, so none waits for a row."""
@@ -79,7 +98,8 @@ class Door:
 
     async def send(self, method: str = "GET", path: str = "/postback", **options: Any) -> tuple[int, Any]:
         """Status and JSON of one request; `params` may be a raw query string."""
-        async with self.http.request(method, self.url + path, **options) as response:
+        headers = {"X-Forwarded-For": self.client_ip, **options.pop("headers", {})}
+        async with self.http.request(method, f"http://127.0.0.1:{self.port}{path}", headers=headers, **options) as response:
             assert "no-store" == response.headers["Cache-Control"]
             self.headers = response.headers
             return response.status, ({} if method == "HEAD" else await response.json(content_type=None))
@@ -98,7 +118,9 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(dsn: str, folder: Path, *, commit_seconds: float = 30.0) -> AsyncIterator[Door]:
+async def open_door(
+    dsn: str, folder: Path, *, commit_seconds: float = 30.0, lanes: type[Lanes] = Lanes
+) -> AsyncIterator[Door]:
     """The door over an empty database with schema, its spool in `folder`. On a busy machine a commit may take longer than
     the door waits: here it waits until the commit came, but while `locked`."""
     db = await asyncpg.connect(dsn)
@@ -127,24 +149,39 @@ async def open_door(dsn: str, folder: Path, *, commit_seconds: float = 30.0) -> 
     refusals = Refusals(dsn)
     refusals.start()
     here: list[Door] = []
+    places = Places(trusted=[ip_network("127.0.0.0/8")], ip_mode="truncate", countries=None)
+    options: dict[str, Any] = {
+        "clock_ms": lambda: here[0].now_ms, "observe": lambda seconds: here[0].durations.append(seconds),
+    }
     door = PostbackDoor(
         catalog=catalog, keyring=KEYRING, journal=Journal(spool.journal, SPOOL_ID), recorder=recorder,
-        unjournalled=unjournalled, refusals=refusals,
-        client_ip=lambda _: here[0].client_ip, clock_ms=lambda: here[0].now_ms,
-        observe=lambda seconds: here[0].durations.append(seconds), commit_seconds=commit_seconds,
+        unjournalled=unjournalled, refusals=refusals, client_ip=lambda request: places.of_request(request).ip,
+        commit_seconds=commit_seconds, **options,
     )  # fmt: skip
-    app = web.Application()
-    app.add_routes(door.routes())
-    runner = web.AppRunner(app, auto_decompress=False)
+    desk = Desk(
+        Redirector(links=catalog.links, ids=ClickIdMaker(keyring=KEYRING, worker=2, random_counter=lambda: 0),
+                   visitor_secret=b"v" * 32, log=_Clicks(spool), counts=Counts()),
+        sync=None, may_look_up=lambda: False, look_up=catalog.look_up_slug, missed=lambda *_: None,
+    )
+    runner = web.AppRunner(public_app([*click_routes(desk, places), *door.routes()]), access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
+    assert runner.server is not None
+    postback_lane = PostbackLane(door.intake, draining=lambda: desk.draining, **options)
+    served = [
+        kind(desk=desk, places=places, server=runner.server, connection_limit=1000, postbacks=postback_lane)
+        for kind in (Lanes, HttpOnlyLanes)
+    ]
+    listening = [await asyncio.get_running_loop().create_server(one, "127.0.0.1", 0) for one in served]
+    ports = {type(one): server.sockets[0].getsockname()[1] for one, server in zip(served, listening, strict=True)}
     async with aiohttp.ClientSession() as http:
-        here.append(Door(f"http://127.0.0.1:{port}", http, db, catalog, spool, recorder, refusals, door))
+        here.append(Door(ports, lanes, desk, http, db, catalog, spool, recorder, refusals, door, postback_lane))
         try:
             yield here[0]
         finally:
+            for server, one in zip(listening, served, strict=True):
+                server.close()
+                for lane in list(one.open):
+                    lane.close(at_once=True)
             await runner.cleanup()
             await refusals.stop()
             await catalog.stop()
@@ -153,3 +190,12 @@ async def open_door(dsn: str, folder: Path, *, commit_seconds: float = 30.0) -> 
             unjournalled.close()
             spool.close()
             await db.close()
+
+
+class _Clicks:
+    """The spool's log of clicks as the redirector sees it; nobody ships."""
+
+    available = True
+
+    def __init__(self, spool: Spool) -> None:
+        self.append = spool.clicks.append

@@ -59,6 +59,19 @@ def sale(click: bytes | None, **fields: Any) -> Postback:
     return Postback(**{**usual, **fields})
 
 
+def answer_to(recorder: Recorder, message: Postback) -> asyncio.Future[Answer]:
+    """Submit a message; what becomes of it."""
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def heard(message_id: bytes, answer: Answer) -> None:
+        assert message.message_id == message_id
+        if not future.done():
+            future.set_result(answer)
+
+    recorder.submit(message, heard)
+    return future
+
+
 @dataclass(slots=True)
 class Edge:
     """A journal and its recorder, running."""
@@ -69,7 +82,7 @@ class Edge:
     path: Path
 
     def send(self, *drafts: Postback) -> list[asyncio.Future[Answer]]:
-        return [self.recorder.submit(message) for message in self.journal.append(drafts)]
+        return [answer_to(self.recorder, message) for message in self.journal.append(drafts)]
 
     async def post(self, draft: Postback) -> Answer:
         return await self.send(draft)[0]

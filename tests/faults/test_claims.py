@@ -46,6 +46,38 @@ async def test_a_decision_is_made_from_what_the_claim_found(dsn: str, db: Any, t
     await assert_money_adds_up(db)
 
 
+@pytest.mark.fault(19)
+async def test_a_new_sale_told_to_two_edges_at_once_is_recorded_by_one(dsn: str, db: Any, tmp_path: Path) -> None:
+    """Danger: neither sees the other's row before it is committed; the second must find out, wait, and decide anew."""
+    click = await land(db)
+    async with edge(dsn, tmp_path) as shop, database(dsn) as other_edge:
+        async with other_edge.transaction():
+            first = replace(sale(click), message_id=b"f" * 16)
+            assert ["recorded"] == [answer.status for answer in (await apply_messages(other_edge, [first])).values()]
+            sent = asyncio.ensure_future(shop.post(sale(click)))
+            await eventually(lambda: db.fetchval(SOMEBODY_WAITS))
+        assert "duplicate" == (await sent).status
+    assert {"recorded": 1, "duplicate": 1} == await outcomes(db)
+    assert Decimal(5) == await owed(db)
+    await assert_money_adds_up(db)
+
+
+@pytest.mark.fault(19)
+async def test_edges_with_the_same_new_sales_wait_for_each_other_but_never_in_a_circle(dsn: str, db: Any, tmp_path: Path) -> None:
+    """Danger: a deadlock ends one of the two after a second, again and again while both have the same to tell."""
+    click = await land(db)
+    async with edge(dsn, tmp_path) as one, edge(dsn, tmp_path) as another:
+        for turn in range(10):
+            told = [sale(click, txid=f"{turn}-{number}") for number in range(40)]
+            answers = await asyncio.gather(*one.send(*told), *another.send(*reversed(told)))
+            assert 40 == sum(answer.status == "recorded" for answer in answers)
+        assert (0, 0) == (one.recorder.counts.quarantined, another.recorder.counts.quarantined)
+    assert {"recorded": 400, "duplicate": 400} == await outcomes(db)
+    await db.execute("SELECT pg_stat_force_next_flush()")
+    assert 0 == await db.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    await assert_money_adds_up(db)
+
+
 @pytest.mark.fault(9)
 async def test_a_mark_is_read_after_the_commit_that_was_still_on_its_way(dsn: str, tmp_path: Path) -> None:
     """Danger: a mark read without its lock is the old one while the lost connection's COMMIT arrives: all would be sent again."""

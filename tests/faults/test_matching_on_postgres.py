@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from matching import EDGES, Matching, Row, System
 from oracle import Verdict
-from recording import SEED, Edge, assert_money_adds_up, edge, land
+from recording import SEED, Edge, answer_to, assert_money_adds_up, edge, land
 from shipping import database, eventually, now_ms
 
 from tracker.domain.postback import Postback
@@ -69,7 +69,7 @@ class EdgesOverPostgres:
     def _submit(self, number: int, draft: Postback) -> asyncio.Future[Any]:
         [message] = self._edges[number].journal.append([draft])
         self._sent.append(message.message_id)
-        return self._edges[number].recorder.submit(message)
+        return answer_to(self._edges[number].recorder, message)
 
     def crash(self, edge: int, drafts: Sequence[Postback], choose: Callable[[int], int]) -> list[bytes] | None:
         """It dies with a group under way, or before; its successor reads the journal. Or the cursors are lost as well; or
@@ -80,7 +80,7 @@ class EdgesOverPostgres:
     async def _crash(self, dying: Edge, drafts: Sequence[Postback], *, turns: int, then: int) -> None:
         for message in dying.journal.append(drafts):
             self._sent.append(message.message_id)
-            dying.recorder.submit(message)
+            answer_to(dying.recorder, message)
         for _ in range(turns):
             await asyncio.sleep(0)
         await dying.recorder.stop(0.0)

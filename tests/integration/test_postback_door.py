@@ -27,6 +27,7 @@ from doors import (
     Door,
     open_door,
 )
+from lane_server import HttpOnlyLanes
 from postgres_fixtures import SCHEMA, PostgresFactory
 from shipping import eventually
 
@@ -34,13 +35,14 @@ from tracker.domain.refusal import Reason
 from tracker.storage.catalog import look_ups
 from tracker.storage.conversions.journal import read_journal
 from tracker.storage.spool.log import SpoolUnavailable
-from tracker.web import postback_intake
+from tracker.web import postback_keeping
+from tracker.web.fastlane import Lanes
 from tracker.web.postback_auth import sign, signed_part
 
 
-@pytest.fixture
-async def door(dsn: str, tmp_path: Path) -> AsyncIterator[Door]:
-    async with open_door(dsn, tmp_path) as opened:
+@pytest.fixture(params=[Lanes, HttpOnlyLanes], ids=["fast lane", "aiohttp"])
+async def door(dsn: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Door]:
+    async with open_door(dsn, tmp_path, lanes=request.param) as opened:
         yield opened
 
 
@@ -304,7 +306,7 @@ async def test_a_disk_that_stalls_has_all_the_time_there_is(door: Door, monkeypa
     sync = door.spool.journal.sync
 
     async def stall() -> None:
-        await asyncio.sleep(2 * postback_intake.SYNC_SECONDS)
+        await asyncio.sleep(2 * postback_keeping.SYNC_SECONDS)
         await sync()
 
     monkeypatch.setattr(door.spool.journal, "sync", stall)
@@ -344,7 +346,7 @@ async def test_without_a_journal_postgres_alone_may_keep_it(door: Door, monkeypa
 async def test_keeping_without_a_journal_takes_what_is_left_of_the_time(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """Danger: after a slow look-up of a link the sender would have given up before the answer."""
     asked: list[float] = []
-    record, patience = door.door.intake._unjournalled.record, door.door.intake.commit_seconds
+    record, patience = door.door.intake.keeper._unjournalled.record, door.door.intake.commit_seconds
 
     def fail(_rows: list[bytes]) -> int:
         raise SpoolUnavailable("no space")
@@ -358,7 +360,7 @@ async def test_keeping_without_a_journal_takes_what_is_left_of_the_time(door: Do
 
     monkeypatch.setattr(door.spool.journal, "append", fail)
     monkeypatch.setattr(door.catalog, "look_up_link", slowly)
-    monkeypatch.setattr(door.door.intake._unjournalled, "record", noted)
+    monkeypatch.setattr(door.door.intake.keeper._unjournalled, "record", noted)
     status, kept = await door.send(params={"click_id": door.click(link=777), "token": SHOP_TOKEN})
     assert (200, "pending_click") == (status, kept["status"])
     assert asked[0] < patience - 0.15

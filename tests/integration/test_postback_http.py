@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from doors import SHOP_TOKEN, Door, open_door
+from lane_server import HttpOnlyLanes
+
+from tracker.web.fastlane import Lanes
 
 
-@pytest.fixture
-async def door(dsn: str, tmp_path: Path) -> AsyncIterator[Door]:
-    async with open_door(dsn, tmp_path) as opened:
+@pytest.fixture(params=[Lanes, HttpOnlyLanes], ids=["fast lane", "aiohttp"])
+async def door(dsn: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Door]:
+    async with open_door(dsn, tmp_path, lanes=request.param) as opened:
         yield opened
 
 
@@ -69,8 +72,7 @@ async def test_a_body_without_a_declared_length_is_cut_at_the_limit(door: Door) 
 async def test_a_body_that_never_comes_is_given_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that stalls must not hold a connection for ever."""
     monkeypatch.setattr("tracker.web.postback.BODY_SECONDS", 0.05)
-    host, port = door.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     writer.write(b"POST /postback HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{")
     answer = await asyncio.wait_for(reader.readuntil(b"}"), 5)
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -84,8 +86,7 @@ async def test_a_body_that_never_comes_is_given_up(door: Door, monkeypatch: pyte
 )
 async def test_odd_queries_are_answered_never_a_500(door: Door, query: bytes) -> None:
     """Whatever a template produces must end in an answer its author can read."""
-    host, port = door.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     writer.write(b"GET /postback?" + query + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     answer = await asyncio.wait_for(reader.read(), 5)
     assert answer.startswith(b"HTTP/1.1 400 ")

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from postgres_fixtures import SCHEMA
 from proxy import Fault, proxied
-from recording import LINK, PROGRAM, SEED, assert_money_adds_up, click_id, edge, land, outcomes, owed, sale
+from recording import LINK, PROGRAM, SEED, answer_to, assert_money_adds_up, click_id, edge, land, outcomes, owed, sale
 from shipping import DAY_MS, database, eventually, now_ms
 
 from tracker.domain.attribution import Facts, LinkOwner, ProgramFacts, ProgramTerms, Standing
@@ -164,7 +164,7 @@ async def test_a_message_submitted_after_it_was_recorded_gets_the_logged_answer(
     async with edge(dsn, tmp_path) as shop:
         (message,) = shop.journal.append([sale(click)])
         await eventually(lambda: shop.recorder.next_seq == 1)
-        assert "recorded" == (await shop.recorder.submit(message)).status
+        assert "recorded" == (await answer_to(shop.recorder, message)).status
 
 
 async def test_callers_beyond_the_bound_are_told_queued_and_recorded_all_the_same(

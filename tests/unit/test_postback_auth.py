@@ -34,8 +34,8 @@ def test_everything_but_the_signature_is_signed(target: bytes, covered: bytes) -
 def test_headers_win_over_parameters_and_two_tokens_are_none() -> None:
     """Mixing the one's timestamp with the other's signature would be a message nobody signed."""
     secrets = {"sig": "s", "sig_ts": "1", "token": "t"}
-    assert Signature("1", "s", b"x") == Sender("ip", signed=b"x").proof(secrets).signature
-    signing = Sender("ip", timestamp="2", hex_digest="h", signed=b"x")
+    assert Signature("1", "s", b"x") == Sender("ip", signed=lambda: b"x").proof(secrets).signature
+    signing = Sender("ip", timestamp="2", hex_digest="h", signed=lambda: b"x")
     assert Signature("2", "h", b"x") == signing.proof(secrets).signature
     assert "t" == Sender("ip", bearer="t").proof(secrets).token
     with pytest.raises(Refused) as caught:
@@ -45,6 +45,6 @@ def test_headers_win_over_parameters_and_two_tokens_are_none() -> None:
 
 def test_representations_hold_no_secret() -> None:
     """They end in tracebacks."""
-    sender = Sender("192.0.2.1", bearer="S3CRET", timestamp="1", hex_digest="S3CRET", signed=b"S3CRET")
+    sender = Sender("192.0.2.1", bearer="S3CRET", timestamp="1", hex_digest="S3CRET", signed=lambda: b"S3CRET")
     assert "S3CRET" not in repr(sender) + repr(sender.proof({}))
     assert not Proof("192.0.2.1", token="x").is_empty

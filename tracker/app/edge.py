@@ -46,6 +46,7 @@ from tracker.web.desk import Desk
 from tracker.web.fastlane import Lanes
 from tracker.web.misses import Misses
 from tracker.web.postback import PostbackDoor
+from tracker.web.postback_lane import PostbackLane
 from tracker.web.public import public_app
 from tracker.web.redirect import Redirector
 from tracker.web.sockets import accept_rest, turn_newcomers_away
@@ -139,6 +140,10 @@ class Edge:
         self._lanes = Lanes(
             desk=self._desk, places=places, server=self._runner.server,
             connection_limit=min(CONNECTION_LIMIT, descriptors - KEPT_DESCRIPTORS),
+            postbacks=PostbackLane(
+                self._door.intake, draining=lambda: self._desk.draining,
+                observe=lambda seconds: self._metrics.postback_answered(seconds),
+            ),
         )
         self._metrics = EdgeMetrics(
             self._page, spool=self._spool, catalog=self._catalog, shipper=self._shipper, dead=self._dead, recorder=self._recorder,

@@ -62,8 +62,7 @@ class ProgramFacts:
 
     def terms_at(self, at_ms: int) -> ProgramTerms:
         """The terms valid then; before the first (a clock a little behind) the first; without any, the usual."""
-        first = min(self.terms, key=lambda row: row.valid_from_ms, default=ProgramTerms(0))
-        return valid_at(self.terms, at_ms) or first
+        return valid_at(self.terms, at_ms) or min(self.terms, key=lambda row: row.valid_from_ms, default=ProgramTerms(0))
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,11 @@ D = TypeVar("D", bound=Dated)
 
 def valid_at(rows: Sequence[D], at_ms: int) -> D | None:
     """The newest of `rows` that was valid at `at_ms`; None before the first."""
-    return max((row for row in rows if row.valid_from_ms <= at_ms), key=lambda row: row.valid_from_ms, default=None)
+    newest = None
+    for row in rows:
+        if row.valid_from_ms <= at_ms and (newest is None or row.valid_from_ms > newest.valid_from_ms):
+            newest = row
+    return newest
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +65,9 @@ def find_term(terms: Iterable[CommissionTerm], *, partner_id: int, event: str, a
 
     A term that ended (kind none) hands over to the next wider one. A partner who shall get nothing has a fixed 0.
     """
-    rows = list(terms)
+    rows = [row for row in terms if row.partner_id in (partner_id, EVERY_PARTNER) and row.event in (event, EVERY_EVENT)]
     for whose, of_what in product((partner_id, EVERY_PARTNER), (event, EVERY_EVENT)):
-        term = valid_at([row for row in rows if (row.partner_id, row.event) == (whose, of_what)], at_ms)
+        term = valid_at([row for row in rows if row.partner_id == whose and row.event == of_what], at_ms)
         if term is not None and term.kind != "none":
             return term
     return None

@@ -8,7 +8,6 @@ moved to it by appending the difference. Nothing here may depend on the order of
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
@@ -19,7 +18,7 @@ from tracker.domain.commission import NOTHING, Money, commission, find_term
 from tracker.domain.conversion_id import ConversionKey
 from tracker.domain.postback import Postback, Status
 from tracker.domain.program import coupon_key
-from tracker.domain.values import valueclass
+from tracker.domain.values import changed, valueclass
 
 NOT_CREDITED = Credit()
 
@@ -150,7 +149,7 @@ def decide(before: Conversion, status: Status, reason: str, facts: Facts) -> Ste
     decision = AdminDecision(status, reason, before.untimed, before.timed)
     if before.admin == decision:
         return Step(before, Outcome.DUPLICATE)
-    return _settle(before, replace(before, admin=decision), facts, Outcome.UPDATED, "decided")
+    return _settle(before, changed(before, admin=decision), facts, Outcome.UPDATED, "decided")
 
 
 def attach(before: Conversion, facts: Facts) -> Step:
@@ -186,7 +185,7 @@ def _absorb(known: Conversion, message: Postback) -> Conversion:
     click_id, link_id, test = known.click_id, known.link_id, known.test
     if click_id is None and message.click_id is not None:
         click_id, link_id, test = message.click_id, message.link_id, message.test
-    return replace(
+    return changed(
         known, untimed=untimed, timed=timed, amount=amount, currency=currency, click_id=click_id, link_id=link_id, test=test,
         heard_ms=min(known.heard_ms, message.received_ms),
         told_ms=_least(known.told_ms, message.ts_ms),
@@ -219,11 +218,11 @@ def _settle(before: Conversion, marked: Conversion, facts: Facts, outcome: Outco
     owed = _target(marked, status, credit, program)
     entry = before.last_entry + 1
     ledger = _move_ledger(before, status, credit, owed, entry)
-    after = replace(marked, status=status, credit=credit, owed=owed, last_entry=entry + len(ledger))
+    after = changed(marked, status=status, credit=credit, owed=owed, last_entry=entry + len(ledger))
     detail = _differences(before, after)
     if not detail and not change:
         # Nothing anyone can see: a mark at most. It is kept, but numbered entries do not tell of it.
-        return Step(replace(after, last_entry=before.last_entry), Outcome.DUPLICATE)
+        return Step(changed(after, last_entry=before.last_entry), Outcome.DUPLICATE)
     if not change:
         filled = detail.keys() & {"amount", "click_id", "coupon"}
         change = "filled" if filled else "status" if "status" in detail else "credit"
@@ -254,11 +253,11 @@ def _move_ledger(before: Conversion, status: Status, credit: Credit, owed: Money
             (before.credit.partner_id, -before.owed.amount, before.owed.currency),
             (credit.partner_id, owed.amount, owed.currency),
         ]
-    return tuple(
+    return tuple([
         LedgerEntry(last + number, partner_id, amount, currency, status.word)
-        for number, (partner_id, amount, currency) in enumerate((move for move in moves if move[1]), start=1)
+        for number, (partner_id, amount, currency) in enumerate([move for move in moves if move[1]], start=1)
         if partner_id is not None and currency is not None
-    )
+    ])
 
 
 def _differences(before: Conversion, after: Conversion) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import field
+from functools import lru_cache
 
 from tracker.domain.postback import DEFAULT_EVENT, Postback
 from tracker.domain.values import valueclass
@@ -60,10 +61,8 @@ def key_of(message: Postback, *, several_per_key: bool) -> ConversionKey:
     if message.program_id is None:
         raise ValueError("a message without program has no key yet")
     discriminator = (message.event_id or message.message_id.hex()) if several_per_key else ""
-    return ConversionKey(
-        program_id=message.program_id,
-        event=message.event,
-        txid=message.txid,
-        click_id=None if message.txid is not None else message.click_id,
-        discriminator=discriminator,
-    )
+    click_id = None if message.txid is not None else message.click_id
+    return _key(message.program_id, message.event, message.txid, click_id, discriminator)
+
+
+_key = lru_cache(maxsize=2048)(ConversionKey)      # a message's key is asked for up to three times while it is recorded

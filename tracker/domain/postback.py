@@ -24,9 +24,10 @@ class Status(IntEnum):
 
     @property
     def word(self) -> str:
-        return self.name.lower()
+        return _WORDS[self]
 
 
+_WORDS = ("pending", "approved", "rejected", "reversed")
 STATUS_BY_WORD = {status.word: status for status in Status}
 
 DEFAULT_EVENT = "sale"

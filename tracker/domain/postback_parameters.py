@@ -64,12 +64,10 @@ class Parameters:
 
 def read_urlencoded(raw: bytes) -> list[Pair]:
     """The pairs of a query string or a form body, in order; names without `=` have an empty text."""
-    pairs: list[Pair] = []
-    for part in raw.split(b"&"):
-        if part:
-            name, _, value = part.replace(b"+", b" ").partition(b"=")
-            pairs.append((_text(name), _text(value)))
-    return pairs
+    raw = raw.replace(b"+", b" ")
+    if raw.isascii() and b"%" not in raw:      # most are: one decoding for all
+        return [(name, value) for name, _, value in [part.partition("=") for part in raw.decode().split("&") if part]]
+    return [(_text(name), _text(value)) for name, _, value in [part.partition(b"=") for part in raw.split(b"&") if part]]
 
 
 def read_json(raw: bytes, *, most_items: int = 1) -> tuple[list[list[Pair]], bool]:
@@ -101,25 +99,26 @@ def gather(pairs: Iterable[Pair]) -> Parameters:
         if name not in KNOWN and name not in SECRET:
             ignored.add(name)
             continue
-        value = clean(raw or "")
-        if not value or _MACRO.fullmatch(value):
+        value = clean(raw) if raw else ""
+        if not value or (value[0] in "${[%" and _MACRO.fullmatch(value)):
             absent.add(name)
             if value:
                 unfilled.add(name)
         elif found.setdefault(name, value) != value:
             raise Refused(Reason.REPEATED_PARAMETER)
+    names = sorted(found)
     return Parameters(
-        values={name: found[name] for name in sorted(found) if name in KNOWN},
-        secrets={name: found[name] for name in sorted(found) if name in SECRET},
-        absent=tuple(sorted(absent - found.keys())),
-        unfilled=tuple(sorted(unfilled - found.keys())),
-        ignored=tuple(sorted(name for name in ignored if _PLAIN_NAME.fullmatch(name))[:LOGGED_NAMES]),
+        values={name: found[name] for name in names if name in KNOWN},
+        secrets={name: found[name] for name in names if name in SECRET},
+        absent=tuple(sorted(absent - found.keys())) if absent else (),
+        unfilled=tuple(sorted(unfilled - found.keys())) if unfilled else (),
+        ignored=tuple(sorted(name for name in ignored if _PLAIN_NAME.fullmatch(name))[:LOGGED_NAMES]) if ignored else (),
     )
 
 
 def clean(text: str) -> str:
     """Storable text without white space at its ends: NUL and lone surrogates become U+FFFD, as invalid UTF-8 did."""
-    return _UNSTORABLE.sub("�", text).strip()
+    return (text if text.isascii() and "\0" not in text else _UNSTORABLE.sub("�", text)).strip()
 
 
 class _Object(tuple[tuple[str, Any], ...]):

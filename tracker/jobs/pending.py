@@ -26,7 +26,7 @@ from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.facts import find_clicks
 from tracker.storage.conversions.group_commit import commit_group
 from tracker.storage.conversions.recorder import MAX_GROUP
-from tracker.storage.conversions.rows import columns, moment
+from tracker.storage.conversions.rows import as_json, moment
 from tracker.storage.conversions.screen import program_key, read_programs
 from tracker.storage.conversions.store import (
     PENDING_CLICK,
@@ -166,10 +166,11 @@ class PendingJob:
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"[:500]
         logger.error("waiting message %s is quarantined: %s", message_id, reason)
-        logged = (message_id, row["inserted_at"], QUARANTINED, reason, None, row["conversion_id"], row["click_id"], text)
+        known = row["conversion_id"] and row["conversion_id"].hex
+        logged = (message_id.hex, row["inserted_at"], QUARANTINED, reason, None, known, row["click_id"].hex, orjson.Fragment(text))
         async with connection.transaction():
             await LeavePending(self._lease).leave(connection, [message_id])
-            await connection.execute(sql.WRITE_FAULT, *columns([logged], 8))
+            await connection.execute(sql.WRITE_FAULT, as_json(sql.names_of(sql.LOG), [logged]))
         return None
 
     async def _refuse(self, connection: Connection, message: Postback, reason: Reason) -> int:

@@ -1,9 +1,10 @@
-"""The fast lane: one connection, framed. Plain clicks are answered here; everything else goes, whole, to aiohttp.
+"""The fast lane: one connection, framed. Plain clicks and postbacks are taken here; everything else goes, whole, to aiohttp.
 
-Bytes are kept until they hold one whole request (framing.py). A plain click goes to the desk. Any other request is fed,
-exactly its bytes, to an aiohttp protocol object made for this connection when first needed, and nothing further is started
-until that object has written its answer; so answers never overtake, and clicks on connections that a proxy shares with
-postbacks stay fast. What cannot be framed goes to aiohttp with all that follows, for the connection's life.
+Bytes are kept until they hold one whole request (framing.py). A plain click goes to the desk. A plain postback goes to the
+intake (postback_lane.py), and any other request is fed, exactly its bytes, to an aiohttp protocol object made for this
+connection when first needed; nothing further is started until either has its answer. So answers never overtake, and clicks on
+connections that a proxy shares with postbacks stay fast. What cannot be framed goes to aiohttp with all that follows, for the
+connection's life.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tracker.web.agents import Places
 from tracker.web.constant_words import ConstantWords
 from tracker.web.desk import Desk
 from tracker.web.framing import FRAME_LIMIT, HEAD_LIMIT, frame, plain_click
+from tracker.web.postback_lane import PlainPostback, PostbackLane, plain_postback
 
 IDLE_SECONDS: Final = 75          # nginx's default: longer than browsers and proxies keep a connection for
 DEADLINE_SECONDS: Final = 10      # for a head, and again for a body
@@ -26,8 +28,12 @@ HELD_LIMIT: Final = FRAME_LIMIT   # bytes kept behind a request that is being an
 class Lanes:
     """All connections of one worker: what they share, and the sweep that enforces their deadlines."""
 
-    def __init__(self, *, desk: Desk, places: Places, server: web.Server, connection_limit: int) -> None:
+    def __init__(
+        self, *, desk: Desk, places: Places, server: web.Server, connection_limit: int, postbacks: PostbackLane | None = None
+    ) -> None:
+        """Without `postbacks` they are all aiohttp's."""
         self.desk = desk
+        self.postbacks = postbacks
         self.places = places
         self.server = server
         self.connection_limit = connection_limit
@@ -91,7 +97,7 @@ class Lane(asyncio.Protocol):
         self._need = 0                 # the unfinished request is not whole before so many bytes are held
         self._http: HttpSide | None = None
         self._http_only = False        # everything goes to aiohttp from here on
-        self._busy = False             # aiohttp is answering a request
+        self._busy = False             # a request that is no click is being answered
         self._unanswered = 0           # clicks at the desk
         self._paused = False           # the client does not read its answers …
         self._unread = 0               # … since then
@@ -177,6 +183,11 @@ class Lane(asyncio.Protocol):
                     continue
             if self._unanswered:
                 return self._hold(data[start:])      # answers leave in order: first those at the desk
+            postback = plain_postback(data, start)
+            if postback is not None and self._take(postback):
+                if postback.end < len(data):
+                    self._hold(data[postback.end:])
+                return None
             end = frame(data, start)
             if end == 0 or end > len(data):
                 self._since = self.lanes.tick
@@ -190,6 +201,14 @@ class Lane(asyncio.Protocol):
                 self._hold(data[end:])
             return self._feed(data[start:end])
         return None
+
+    def _take(self, postback: PlainPostback) -> bool:
+        """Whether its answer comes by `reply`; else it is aiohttp's."""
+        lanes = self.lanes
+        if lanes.postbacks is not None:
+            ip = lanes.places.of(self._peer, postback.forwarded).ip
+            self._busy = lanes.postbacks.take(self, postback.query, ip)
+        return self._busy
 
     def _feed(self, data: bytes) -> None:
         if self._http is None:
@@ -238,6 +257,16 @@ class Lane(asyncio.Protocol):
         """The desk has no answer: whoever asked may ask again."""
         self._unanswered -= 1
         self.close(at_once=True)
+
+    def reply(self, answer: bytes) -> None:
+        """The answer to the postback that this connection waits for."""
+        if self._closed:
+            return
+        self._transport.write(answer)
+        if self.lanes.desk.draining and b"\r\nConnection: close\r\n" in answer:
+            self.close()
+        else:
+            self.answered(keep=True)
 
     def answered(self, keep: bool) -> None:
         """aiohttp has written the answer to the request it was fed."""

@@ -90,7 +90,7 @@ def plain_click_in_python(data: bytes, start: int) -> PlainClick | None:
     if end < 4:
         return None
     headers = data[begin:end]
-    said = _remembered(headers) if end - begin <= REMEMBERED else _read_headers(headers)
+    said = _remembered(headers) if end - begin <= REMEMBERED else read_headers(headers)
     if said is None:
         return None
     user_agent, referrer, forwarded, prefetch = said
@@ -101,7 +101,8 @@ def plain_click_in_python(data: bytes, start: int) -> PlainClick | None:
 plain_click = speedups.plain_clicks(plain_click_in_python, Visit)
 
 
-def _read_headers(headers: bytes) -> Said | None:
+def read_headers(headers: bytes) -> Said | None:
+    """What the headers of a plain request say, line ends and the empty line included; None: it is not plain."""
     match = _HEADERS.fullmatch(headers)
     if match is None:
         return None
@@ -111,7 +112,7 @@ def _read_headers(headers: bytes) -> Said | None:
 
 # A browser sends the same headers with every click but for the referrer, and clicks carry no cookies: what one block of
 # headers says is remembered by its bytes. Where proxies add addresses, few are met again, and each costs a tenth more.
-_remembered = lru_cache(maxsize=8192)(_read_headers)      # of at most REMEMBERED bytes: 10 MB a worker at the very most
+_remembered = lru_cache(maxsize=8192)(read_headers)      # of at most REMEMBERED bytes: 10 MB a worker at the very most
 
 
 PREFETCH_HEADERS: Final = ("Sec-Purpose", "Purpose", "X-Moz")

@@ -116,7 +116,7 @@ class PostbackDoor:
             bearer=_bearer(request),
             timestamp=request.headers.get("X-Tracker-Timestamp"),
             hex_digest=request.headers.get("X-Tracker-Signature"),
-            signed=signed_part(request.method, request.raw_path.encode("utf-8", "surrogateescape"), body),
+            signed=lambda: signed_part(request.method, request.raw_path.encode("utf-8", "surrogateescape"), body),
         )
         [outcome] = await self.intake.take([Delivery(pairs)], sender, now_ms=self._clock_ms())
         return answer(outcome)

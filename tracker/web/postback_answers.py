@@ -101,26 +101,29 @@ def body_of(outcome: Outcome) -> dict[str, Any]:
     return body
 
 
+def headers_of(status: int) -> dict[str, str]:
+    """Of every answer to one message. None may be stored: a cached postback is a sale that is not counted."""
+    headers = {"Content-Type": JSON if status == 200 else PROBLEM_JSON, "Cache-Control": "no-store"}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif status in AGAIN:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return headers
+
+
 def answer(outcome: Outcome) -> web.Response:
     """The response to one message."""
-    response = answer_json(body_of(outcome), status_of(outcome), JSON if isinstance(outcome, Kept) else PROBLEM_JSON)
-    if response.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    elif response.status in AGAIN:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return response
+    return answer_json(body_of(outcome), status_of(outcome))
 
 
-def answer_json(body: Any, status: int = 200, content_type: str = JSON) -> web.Response:
-    """Any JSON, never to be stored: a cached postback is a sale that is not counted."""
-    return web.Response(
-        body=orjson.dumps(body), status=status, headers={"Content-Type": content_type, "Cache-Control": "no-store"}
-    )
+def answer_json(body: Any, status: int = 200) -> web.Response:
+    """Any JSON."""
+    return web.Response(body=orjson.dumps(body), status=status, headers=headers_of(status))
 
 
 def answer_method_not_allowed(allowed: str) -> web.Response:
     """HEAD and whatever else: neither a link checker nor a preview may convert."""
     problem = {"type": "about:blank", "title": "Method not allowed", "status": 405, "code": "method_not_allowed"}
-    response = answer_json(problem, 405, PROBLEM_JSON)
+    response = answer_json(problem, 405)
     response.headers["Allow"] = allowed
     return response

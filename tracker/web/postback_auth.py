@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 
 from tracker.domain.postback_message import Authority
@@ -69,7 +69,7 @@ class Sender:
     bearer: str | None = None
     timestamp: str | None = None        # header X-Tracker-Timestamp
     hex_digest: str | None = None       # header X-Tracker-Signature
-    signed: bytes = b""                 # what a signature has to cover, from signed_part
+    signed: Callable[[], bytes] = bytes     # what a signature has to cover, from signed_part; few show one
 
     def __repr__(self) -> str:
         return f"Sender(bearer={self.bearer is not None})"
@@ -82,7 +82,7 @@ class Sender:
         digest, timestamp = self.hex_digest, self.timestamp
         if digest is None:
             digest, timestamp = secrets.get("sig"), secrets.get("sig_ts")
-        signature = None if digest is None else Signature(timestamp or "", digest, self.signed)
+        signature = None if digest is None else Signature(timestamp or "", digest, self.signed())
         return Proof(self.client_ip, token or self.bearer, signature)
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from uuid import UUID
 
 from tracker.domain.click_id import ClickId, Keyring
-from tracker.domain.conversion_id import key_of
 from tracker.domain.postback import Postback
 from tracker.domain.postback_message import Authority, check_subject, compose, read_click_id
 from tracker.domain.postback_parameters import Pair, Parameters, gather
@@ -24,9 +22,8 @@ from tracker.storage.catalog.catalog import Catalog
 from tracker.storage.conversions.journal import Journal
 from tracker.storage.conversions.recorder import Recorder
 from tracker.storage.conversions.refusals import Refusal, Refusals
-from tracker.storage.conversions.store import QUEUED, REFUSED, Answer
+from tracker.storage.conversions.store import REFUSED, Answer
 from tracker.storage.conversions.unjournalled import UnjournalledRecorder
-from tracker.storage.spool.log import SpoolUnavailable
 from tracker.web.postback_answers import Kept, NotKept, Outcome
 from tracker.web.postback_auth import (
     Proof,
@@ -36,11 +33,10 @@ from tracker.web.postback_auth import (
     credential_of,
     refuse_unknown_program,
 )
+from tracker.web.postback_keeping import Keeper
 from tracker.web.postback_rates import Rates
 
 COMMIT_SECONDS = 1.2            # how long a caller waits for the commit; he is answered within 1.5 s, some give up at 2 s
-AWAY_SECONDS = 0.1              # the same while PostgreSQL is known to be away: it may be back just now
-SYNC_SECONDS = 0.25             # what is left then for the disk
 MOST_LOOK_UPS = 16              # unknown links asked for on behalf of one request
 UNAVAILABLE = "unavailable"     # in `answered`, beside REFUSED and the statuses
 SLICE = 100                     # messages judged in one turn of the event loop: some 3 ms
@@ -88,11 +84,9 @@ class Intake:
         self.answered: dict[str, int] = {}
         self.commit_seconds = commit_seconds
         self.rates = Rates()
+        self.keeper = Keeper(catalog=catalog, journal=journal, recorder=recorder, unjournalled=unjournalled)
         self._catalog = catalog
         self._keyring = keyring
-        self._journal = journal
-        self._recorder = recorder
-        self._unjournalled = unjournalled
         self._refusals = refusals
 
     async def take(self, deliveries: Sequence[Delivery], sender: Sender, *, now_ms: int) -> list[Outcome]:
@@ -104,6 +98,31 @@ class Intake:
         await self._step(cases, now_ms, lambda case: self._judge(case, now_ms))
         await self._keep([case for case in cases if case.outcome is None], give_up_at, now_ms)
         return [case.outcome for case in cases if case.outcome is not None]
+
+    def take_at_once(
+        self, delivery: Delivery, sender: Sender, answer: Callable[[Outcome], None], *, now_ms: int
+    ) -> bool:
+        """Take one message without waiting for anything here: `answer` is called in a later turn of the event loop, within
+        1.5 s. False: it names a link that has to be looked up first; nothing was done, `take` does it."""
+        loop = asyncio.get_running_loop()
+        case = _Case(delivery)
+        try:
+            self._read(case, sender)
+            if case.click is not None and case.click.link not in self._catalog.links_by_id:
+                return False
+            self._judge(case, now_ms)
+        except Refused as refused:
+            self._refuse(case, refused.reason, now_ms)
+
+        def concluded() -> None:
+            assert case.outcome is not None
+            answer(case.outcome)
+
+        if case.outcome is None:
+            self._hand_over(case, concluded, loop.time() + self.commit_seconds, now_ms)
+        else:
+            loop.call_soon(concluded)
+        return True
 
     def refuse(self, reason: Reason, *, now_ms: int) -> NotKept:
         """Count and log a request that was refused before its parameters were read."""
@@ -185,29 +204,33 @@ class Intake:
         return None if link is None else self._catalog.programs.get(link.program_id)
 
     async def _keep(self, cases: Sequence[_Case], give_up_at: float, now_ms: int) -> None:
-        """Journal, then commit; what is not committed in time is synced to disk, and queued."""
+        """Until there is an outcome for each."""
         if not cases:
             return
-        drafts = [case.message for case in cases if case.message is not None]
-        try:
-            messages = self._journal.append(drafts)
-        except SpoolUnavailable:
-            answers = await self._unjournalled.record(drafts, seconds=_seconds_until(give_up_at))
-            for case, answer in zip(cases, answers, strict=True):
-                self._conclude(case, answer or NotKept(Reason.UNAVAILABLE), now_ms)
-            return
-        futures = [self._recorder.submit(message) for message in messages]
-        away = self._catalog.database_away and not self._recorder.connected
-        await asyncio.wait(futures, timeout=AWAY_SECONDS if away else _seconds_until(give_up_at))
-        committed = [_committed(future) for future in futures]
-        synced = None in committed and await self._sync(give_up_at + SYNC_SECONDS)
-        for case, message, answer in zip(cases, messages, committed, strict=True):
-            unsure = Answer(QUEUED, self._conversion_id(message)) if synced else NotKept(Reason.UNAVAILABLE)
-            self._conclude(case, answer or unsure, now_ms)
+        left = len(cases)
+        done = asyncio.get_running_loop().create_future()
 
-    def _conclude(self, case: _Case, answer: Answer | NotKept, now_ms: int) -> None:
-        if isinstance(answer, NotKept):
-            self._refuse(case, answer.reason, now_ms)
+        def count() -> None:
+            nonlocal left
+            left -= 1
+            if not left and not done.done():
+                done.set_result(None)
+
+        for case in cases:
+            self._hand_over(case, count, give_up_at, now_ms)
+        await done
+
+    def _hand_over(self, case: _Case, concluded: Callable[[], None], give_up_at: float, now_ms: int) -> None:
+        def told(answer: Answer | None) -> None:
+            self._conclude(case, answer, now_ms)
+            concluded()
+
+        assert case.message is not None      # it was judged
+        self.keeper.keep(case.message, told, give_up_at=give_up_at)
+
+    def _conclude(self, case: _Case, answer: Answer | None, now_ms: int) -> None:
+        if answer is None:
+            self._refuse(case, Reason.UNAVAILABLE, now_ms)
         elif answer.status == REFUSED:
             self._count(REFUSED)
             self._refusals.count(Reason.PENDING_CAP)      # its row in the log is there already
@@ -218,21 +241,6 @@ class Intake:
 
     def _count(self, result: str) -> None:
         self.answered[result] = self.answered.get(result, 0) + 1
-
-    async def _sync(self, give_up_at: float) -> bool:
-        """Whether the journal is on the disk by then (loop time). A disk may stall for half a second and be well again."""
-        try:
-            async with asyncio.timeout_at(give_up_at):
-                await self._journal.sync()
-        except (SpoolUnavailable, TimeoutError):
-            return False
-        return True
-
-    def _conversion_id(self, message: Postback) -> UUID | None:
-        program = None if message.program_id is None else self._catalog.programs.get(message.program_id)
-        if program is None:
-            return None
-        return UUID(bytes=key_of(message, several_per_key=program.several_per_key).conversion_id)
 
     def _refuse(self, case: _Case, reason: Reason, now_ms: int) -> None:
         case.outcome = NotKept(reason, case.parameters.absent)
@@ -256,13 +264,3 @@ class Intake:
             click_id=None if case.click is None else case.click.uuid,
         ))
 
-
-def _seconds_until(moment: float) -> float:
-    """From now, in loop time; never negative."""
-    return max(0.0, moment - asyncio.get_running_loop().time())
-
-
-def _committed(future: asyncio.Future[Answer]) -> Answer | None:
-    """What was committed. None: the journal answers for the message."""
-    answer = future.result() if future.done() else None
-    return None if answer is None or answer.status == QUEUED else answer

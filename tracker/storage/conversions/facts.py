@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from itertools import chain
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -81,13 +80,9 @@ async def read_facts(
     link_ids: Collection[int], coupons: Collection[str], clicks: Iterable[bytes],
 ) -> Facts:
     """Facts about these programs, links and coupons (coupon_key); `clicks` are those known to be here."""
-    program_ids = list(programs)
-    asked = (program_ids, list(link_ids), list(coupons))
-    endpoints_asked = [(sql.ENDPOINTS, asked)] if any(program.told for program in programs.values()) else []
-    link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows, *endpoint_rows = await fetch_together(
-        connection, (sql.LINKS, asked[1:2]), (sql.COUPONS, asked[::2]), (sql.PROGRAM_TERMS, asked[:1]), (sql.COMMISSIONS, asked),
-        (sql.ENROLMENTS, asked), (sql.PARTNER_STATUSES, asked), *endpoints_asked,
-    )
+    found = await connection.fetchrow(sql.FACTS, list(programs), list(link_ids), list(coupons))
+    assert found is not None      # a SELECT without FROM has one row
+    link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows = (rows or () for rows in found)
     links = {link_id: LinkOwner(program_id, partner_id) for link_id, program_id, partner_id in link_rows}
     by_code: defaultdict[int, dict[str, Coupon]] = defaultdict(dict)
     for row in coupon_rows:
@@ -106,9 +101,11 @@ async def read_facts(
     for partner_id, valid_from, status in status_rows:
         standings[partner_id].append(Standing(ms_of(valid_from), status == "active"))
     endpoints: defaultdict[int, list[Endpoint]] = defaultdict(list)
-    for endpoint_id, partner_id, program_id, statuses, events in chain.from_iterable(endpoint_rows):
-        endpoints[partner_id].append(Endpoint(endpoint_id, program_id, frozenset(statuses), frozenset(events)))
-
+    if any(program.told for program in programs.values()):
+        credited = {row[2] for row in (*link_rows, *coupon_rows)}      # who may be: both begin with id, program, partner
+        for row in await connection.fetch(sql.ENDPOINTS, list(programs), list(credited)):
+            endpoint = Endpoint(row["endpoint_id"], row["program_id"], frozenset(row["statuses"]), frozenset(row["events"]))
+            endpoints[row["partner_id"]].append(endpoint)
     return Facts(
         programs={
             program_id: ProgramFacts(

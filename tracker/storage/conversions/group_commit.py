@@ -18,15 +18,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol
 
-import orjson
-
 from tracker.domain.conversion_id import key_of
 from tracker.domain.postback import Postback
 from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.journal_mark import BEGIN
-from tracker.storage.conversions.rows import columns, moment
+from tracker.storage.conversions.rows import as_json, hex_of, moment
 from tracker.storage.conversions.store import QUARANTINED, QUEUED, Answer, apply_messages
-from tracker.storage.postgres import Connection, PostgresError, Unavailable, as_uuid
+from tracker.storage.postgres import Connection, PostgresError, Unavailable
 from tracker.storage.spool.cursor import CursorMovedError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +33,7 @@ PATIENCE_MS: Final = 300   # for another edge's open claim, which takes 20 ms wh
 LEAST_PATIENCE_MS: Final = 20
 TRIES: Final = 3           # deadlocks, serialization failures, keys that were free a moment ago
 # Planned for the values at hand: look-ups in `clicks` open one partition, where a generic plan locks every one of them.
-_BEGIN_GROUP: Final = BEGIN + "; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL lock_timeout = {}"
+_BEGIN_GROUP: Final = f"{BEGIN}; {sql.PLANNED_ANEW}; SET LOCAL lock_timeout = {{}}"
 
 
 class Fault(Enum):
@@ -167,13 +165,12 @@ async def _quarantine(connection: Connection, message: Postback, error: Exceptio
     reason = f"{state or type(error).__name__}: {error}"[:500]
     logger.error("message %s is quarantined: %s", message.message_id.hex(), reason, exc_info=error if state is None else None)
     row = (
-        as_uuid(message.message_id), moment(message.received_ms), QUARANTINED, storable(reason), message.program_id,
-        None, None if message.click_id is None else as_uuid(message.click_id),
-        orjson.dumps(storable(message.to_json())).decode(),
+        message.message_id.hex(), moment(message.received_ms), QUARANTINED, storable(reason), message.program_id,
+        None, hex_of(message.click_id), storable(message.to_json()),
     )
     await connection.execute(BEGIN)
     await mark.move(connection, [message], quarantined=1)
-    await connection.execute(sql.WRITE_FAULT, *columns([row], 8))
+    await connection.execute(sql.WRITE_FAULT, as_json(sql.names_of(sql.LOG), [row]))
     await mark.commit(connection)
 
 

@@ -8,12 +8,12 @@ a restore lost is refilled (`tracker journal replay`). Frames and files are the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
 from tracker.domain.postback import Postback
+from tracker.domain.values import changed
 from tracker.storage.spool.log import Log
 from tracker.storage.spool.reader import Batch, LogReader
 
@@ -60,7 +60,7 @@ class Journal:
         to outlive the machine. Raises SpoolUnavailable: then none was taken."""
         first_seq = self._log.append([encode_row(draft) for draft in drafts])
         return [
-            replace(draft, message_id=message_id_of(self._spool_id, seq)) for seq, draft in enumerate(drafts, first_seq)
+            changed(draft, message_id=message_id_of(self._spool_id, seq)) for seq, draft in enumerate(drafts, first_seq)
         ]
 
     async def sync(self) -> None:

@@ -2,7 +2,7 @@
 
 One loop, always reading the journal in order from its cursor: live traffic, catching up after an outage and a dead spool
 are the same code, and memory is flat whatever PostgreSQL does. The door appends a message to the journal, then hands it to
-`submit`, which only spares reading it back and gives the caller a future. So nothing can be recorded that is not on the
+`submit`, which spares decoding it again and tells the caller. So nothing can be recorded that is not on the
 disk, and nothing on the disk is forgotten because a process ended.
 
 The cursor is a low-water mark: all below it is applied. Messages above it may be as well (those around a locked key go
@@ -36,7 +36,7 @@ MAX_GROUP: Final = 256
 """Messages in a transaction: 15 to 30 ms. At half, a fifth less throughput; at double, locks are held twice as long."""
 MAX_BYTES: Final = 2**20
 MOST_WAITING: Final = 10_000
-"""Callers with a future. Beyond, a message is answered `queued` at once and read from the journal: about 20 MB of memory."""
+"""Callers who wait. Beyond, a message is answered `queued` at once and read from the journal: about 20 MB of memory."""
 MOST_AHEAD: Final = 50_000   # messages looked at above the cursor while a key stays locked: 50 MB at worst, then all wait for it
 POLL_SECONDS: Final = 1.0    # should nobody wake us
 COMMAND_SECONDS: Final = 5.0
@@ -46,11 +46,16 @@ _LAST_HOLD_SECONDS: Final = 2.0
 
 OUTAGES = (PostgresError, *Unavailable, CursorMovedError)
 
+Heard = Callable[[bytes, Answer], None]
+"""Told a message's id and what became of it."""
+
 
 async def open_session(dsn: str) -> Connection:
     """A session fit for groups: the server ends it when it idles inside a transaction for 2 s, so that a dead edge's claims
-    do not outlive it by more. Raises as `connect` does."""
-    return await connect(dsn, command_timeout=COMMAND_SECONDS, idle_in_transaction_session_timeout="2s")
+    do not outlive it by more; and a plan made while a table was empty uses its index, for it is kept. Raises as `connect` does."""
+    return await connect(
+        dsn, command_timeout=COMMAND_SECONDS, idle_in_transaction_session_timeout="2s", enable_seqscan="off"
+    )
 
 
 @dataclass(slots=True)
@@ -89,7 +94,7 @@ class Recorder:
         self._mark = JournalMark(spool_id)
         self._connection: Connection | None = None
         self._position = 0                                 # the first row not looked at on this connection
-        self._callers: dict[bytes, asyncio.Future[Answer]] = {}
+        self._callers: dict[bytes, Heard] = {}
         self._live: dict[int, Postback] = {}               # submitted and not answered, spares decoding
         self._late: list[bytes] = []                       # submitted after the loop had read them
         self._held: dict[bytes, _Held] = {}
@@ -107,20 +112,18 @@ class Recorder:
         """Whether PostgreSQL was there a moment ago: the door need not wait for an answer when it was not."""
         return self._connection is not None
 
-    def submit(self, message: Postback) -> asyncio.Future[Answer]:
-        """What became of a message that the journal has. Never raises; waits as long as PostgreSQL does, so wait for it with
-        a deadline, and let go of it at will: the message is recorded all the same."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    def submit(self, message: Postback, heard: Heard) -> None:
+        """Record a message that the journal has. `heard` is told its id and what became of it, as late as PostgreSQL is, so
+        wait for it with a deadline and care no more: the message is recorded all the same. It may not raise."""
         if len(self._callers) >= MOST_WAITING:
-            future.set_result(Answer(QUEUED, None))
+            heard(message.message_id, Answer(QUEUED, None))
         else:
-            self._callers[message.message_id] = future
+            self._callers[message.message_id] = heard
             if sequence_of(message) >= self._position:
                 self._live[sequence_of(message)] = message
             else:
                 self._late.append(message.message_id)
         self._woken.set()
-        return future
 
     async def run(self) -> None:
         """Record until `drain` or `stop`. To be started once, as a task."""
@@ -288,11 +291,19 @@ class Recorder:
 
     def _answer(self, answers: dict[bytes, Answer]) -> None:
         self.counts.messages += len(answers)
+        told = []
         for message_id, answer in answers.items():
             self._live.pop(int.from_bytes(message_id[8:], "big"), None)
             caller = self._callers.pop(message_id, None)
-            if caller is not None and not caller.done():
-                caller.set_result(answer)
+            if caller is not None:
+                told.append((caller, message_id, answer))
+        if told:      # in the next turn: by then the next group has asked PostgreSQL its first question, and need not wait
+            asyncio.get_running_loop().call_soon(_tell, told)
+
+
+def _tell(told: Iterable[tuple[Heard, bytes, Answer]]) -> None:
+    for caller, message_id, answer in told:
+        caller(message_id, answer)
 
 
 async def apply_journal(dsn: str, spool_id: int, reader: LogReader, *, seconds: float = 3600.0) -> bool:

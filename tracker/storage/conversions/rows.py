@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
+
+import orjson
 
 from tracker.domain.attribution import Credit
 from tracker.domain.commission import Money
@@ -17,14 +20,10 @@ from tracker.storage.postgres import Record, as_uuid
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 
-STATE_COLUMNS: Final = (
-    "conversion_id", "program_id", "event", "txid", "key_click_id", "discriminator", "untimed_status", "timed_status",
-    "timed_at", "admin_status", "admin_reason", "admin_saw_untimed", "admin_saw_timed", "admin_saw_timed_at", "status",
-    "amount", "currency", "click_id", "link_id", "coupon", "partner_id", "credit", "credit_reason", "told_at", "heard_at",
-    "commission_owed", "commission_currency", "last_entry", "test", "unconfirmed",
-)
+KEY_COLUMNS: Final = ("conversion_id", "program_id", "event", "txid", "key_click_id", "discriminator")
 
 
+@lru_cache(maxsize=1024)      # messages that came together have theirs in common, and each writes it three times
 def moment(ms: int | None) -> datetime | None:
     """Milliseconds since the epoch as the driver wants them, exactly. OverflowError beyond the year 9999."""
     return None if ms is None else _EPOCH + timedelta(milliseconds=ms)
@@ -45,24 +44,34 @@ def columns(rows: Iterable[Sequence[Any]], count: int) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
 
 
+def as_json(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as the document that the statements of sql.py take. Ids in hex; amounts become texts, never floats."""
+    return orjson.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str).decode()
+
+
+def hex_of(id_: bytes | None) -> str | None:
+    """The 16 bytes as as_json wants them."""
+    return None if id_ is None else id_.hex()
+
+
 def key_parts(key: ConversionKey) -> tuple[Any, ...]:
-    """The first six of STATE_COLUMNS: the id and the parts it is derived from."""
+    """Of KEY_COLUMNS: the id and the parts it is derived from, as the driver wants and gives them."""
     return (
         as_uuid(key.conversion_id), key.program_id, key.event, key.txid, uuid_of(key.click_id), key.discriminator
     )
 
 
 def state_row(conversion: Conversion) -> tuple[Any, ...]:
-    """One row, in the order of STATE_COLUMNS."""
-    timed, admin, credit = conversion.timed, conversion.admin, conversion.credit
+    """One row, in the order of sql.STATE, for as_json."""
+    key, timed, admin, credit = conversion.key, conversion.timed, conversion.admin, conversion.credit
     saw = admin.saw_timed if admin else None
     return (
-        *key_parts(conversion.key),
+        key.conversion_id.hex(), key.program_id, key.event, key.txid, hex_of(key.click_id), key.discriminator,
         _word(conversion.untimed), timed and timed.status.word, moment(timed.ts_ms) if timed else None,
         admin and admin.status.word, admin and admin.reason, _word(admin.saw_untimed) if admin else None,
         saw and saw.status.word, moment(saw.ts_ms) if saw else None,
         conversion.status.word, conversion.amount, conversion.currency,
-        uuid_of(conversion.click_id), conversion.link_id, conversion.coupon,
+        hex_of(conversion.click_id), conversion.link_id, conversion.coupon,
         credit.partner_id, credit.kind, credit.reason,
         moment(conversion.told_ms), moment(conversion.heard_ms),
         conversion.owed.amount, conversion.owed.currency, conversion.last_entry, conversion.test, conversion.unconfirmed,
@@ -71,7 +80,7 @@ def state_row(conversion: Conversion) -> tuple[Any, ...]:
 
 def conversion_of(row: Record, key: ConversionKey) -> Conversion:
     """A stored conversion. ValueError when the row's parts are not the key's: one id for two keys, which cannot be."""
-    if tuple(row[name] for name in STATE_COLUMNS[:6]) != key_parts(key):
+    if tuple(row[name] for name in KEY_COLUMNS) != key_parts(key):
         raise ValueError(f"conversion {row['conversion_id']} was derived from other parts")
     admin = None
     if row["admin_status"] is not None:

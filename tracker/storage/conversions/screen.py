@@ -36,8 +36,9 @@ class Subject(NamedTuple):
 
 @dataclass(slots=True)
 class Screened:
-    """Where each message of a group goes."""
+    """Where each message of a group goes. `known`: ids of those keys that have a row."""
 
+    known: AbstractSet[bytes]
     ready: list[Subject] = field(default_factory=list)
     waiting: list[tuple[Postback, ConversionKey | None, bytes]] = field(default_factory=list)   # with the click awaited
     over_cap: list[Subject] = field(default_factory=list)
@@ -77,14 +78,13 @@ async def screen(
         message.message_id for message in fresh
         if message.click_id is not None and message.click_id not in here and was_spooled(message.click_id)
     }
-    unsure = [ids[m.message_id] for m in fresh if m.message_id in ids and (m.limited or m.message_id in away)]
-    known = {}
-    if unsure:
-        known = {row["conversion_id"]: row["click_id"] for row in await connection.fetch(sql.CREDITED_CLICKS, unsure)}
-    awaited = {row["conversion_id"]: row["click_id"].bytes for row in await connection.fetch(sql.WAITING, list(ids.values()))}
+    asked = [list(ids.values())]
+    known_rows, waiting_rows = await fetch_together(connection, (sql.KNOWN, asked), (sql.WAITING, asked))
+    known = dict(known_rows)
+    awaited = {id_: click_id.bytes for id_, click_id in waiting_rows}
     room = await _room_for_limited(connection, fresh, programs, ids, known.keys() | awaited.keys())
 
-    screened = Screened()
+    screened = Screened({id_.bytes for id_ in known})
     taken = known.keys() | awaited.keys()   # keys that a limited message makes no more of
     for message in fresh:
         key = keys.get(message.message_id)

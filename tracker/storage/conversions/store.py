@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 from uuid import UUID
-
-import orjson
 
 from tracker.domain.attribution import Facts
 from tracker.domain.conversion import Conversion, Outcome, Step, attach, decide, fold
@@ -31,8 +30,10 @@ from tracker.storage.conversions.facts import (
     with_strays,
 )
 from tracker.storage.conversions.rows import (
+    as_json,
     columns,
     conversion_of,
+    hex_of,
     key_of_row,
     key_parts,
     moment,
@@ -48,7 +49,7 @@ QUEUED: Final = "queued"
 REFUSED: Final = "refused"
 QUARANTINED: Final = "quarantined"
 OVER_CAP: Final = "pending_cap"
-_BEGUN: Final = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'; SET LOCAL plan_cache_mode = force_custom_plan"
+_BEGUN: Final = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'"
 _TURN: Final = 64   # decisions in one turn of the event loop, which answers clicks too: about 4 ms
 
 
@@ -80,8 +81,9 @@ async def _apply(
     connection: Connection, messages: Sequence[Postback], settles: Callable[[Answer], bool], write_log: str
 ) -> dict[bytes, Answer]:
     clicks = {m.click_id for m in messages if m.click_id is not None and m.program_id is not None}
-    logged, program_rows, *found = await fetch_together(
-        connection, _logged_asked(_ids(messages)), programs_asked(_programs_of(messages)), *clicks_asked(clicks)
+    logged, program_rows, _, *found = await fetch_together(
+        connection, _logged_asked(_ids(messages)), programs_asked(_programs_of(messages)), (sql.PLANS_KEPT, ()),
+        *clicks_asked(clicks),
     )
     answers = {id_: answer for id_, answer in _answers_of(logged).items() if settles(answer)}
     fresh = [message for message in messages if message.message_id not in answers]
@@ -90,13 +92,13 @@ async def _apply(
     programs = known_programs(programs_of(program_rows), _programs_of(fresh))
     here = await with_strays(connection, clicks, found)
     screened = await screen(connection, fresh, programs, here)
-    steps, writes = await record(connection, screened.ready, programs, here)
+    steps, writes = await record(connection, screened.ready, programs, here, screened.known)
     given = [(message, Answer(step.outcome.value, uuid_of(key.conversion_id), step.reason)) for (message, key), step in steps]
     given += [(message, Answer(PENDING_CLICK, key_id(key))) for message, key, _ in screened.waiting]
     given += [(message, Answer(REFUSED, key_id(key), OVER_CAP)) for message, key in screened.over_cap]
     if screened.waiting:
-        writes.append((sql.WRITE_PENDING, columns((_pending_row(*waiting) for waiting in screened.waiting), 5)))
-    writes.append((write_log, columns((_log_row(message, answer) for message, answer in given), 8)))
+        writes.append(_written(sql.WRITE_PENDING, sql.PENDING, (_pending_row(*waiting) for waiting in screened.waiting)))
+    writes.append(_written(write_log, sql.LOG, (_log_row(message, answer) for message, answer in given)))
     await execute_together(connection, *writes)
     return answers | {message.message_id: answer for message, answer in given}
 
@@ -106,7 +108,8 @@ async def resolve_messages(connection: Connection, messages: Sequence[Postback])
     programs = await read_programs(connection, _programs_of(messages))
     subjects = [Subject(message, key) for message in messages if (key := program_key(message, programs)) is not None]
     here = await find_clicks(connection, (m.click_id for m in messages if m.click_id is not None))
-    steps, writes = await record(connection, subjects, programs, here)
+    [known] = await fetch_together(connection, (sql.KNOWN, [[as_uuid(key.conversion_id) for _, key in subjects]]))
+    steps, writes = await record(connection, subjects, programs, here, {id_.bytes for id_, _ in known})
     given = [(message, Answer(step.outcome.value, key_id(key), step.reason)) for (message, key), step in steps]
     await execute_together(connection, *writes, _resolved(given))
     return {message.message_id: answer for message, answer in given}
@@ -140,20 +143,21 @@ def _answers_of(logged: Iterable[tuple[Any, ...]]) -> dict[bytes, Answer]:
 
 
 async def record(
-    connection: Connection, subjects: Sequence[Subject], programs: Mapping[int, ProgramRow], here: set[bytes]
+    connection: Connection, subjects: Sequence[Subject], programs: Mapping[int, ProgramRow], here: set[bytes],
+    known: AbstractSet[bytes],
 ) -> tuple[list[tuple[Subject, Step]], list[Part]]:
     """Claim the keys, fold the messages in in the order given; what came of it, and what is to be written of that.
 
-    `here`: clicks whose row is here.
+    `here`: clicks whose row is here; `known`: ids of the keys that had a row a moment ago. A row that has come since, of
+    another edge, makes what is to be written fail (23505), and the group is tried again.
     """
     if not subjects:
         return [], []
     keys = {key.conversion_id: key for _, key in subjects}
-    rows = await connection.fetch(sql.CLAIM, *columns((key_parts(keys[id_]) for id_ in sorted(keys)), 6))
-    before = {
-        row["conversion_id"].bytes: conversion_of(row, keys[row["conversion_id"].bytes])
-        for row in rows if row["status"] is not None
-    }
+    before: dict[bytes, Conversion] = {}
+    if there := sorted(keys.keys() & known):
+        rows = await connection.fetch(sql.CLAIM, *columns((key_parts(keys[id_]) for id_ in there), 6))
+        before = {id_: conversion_of(row, keys[id_]) for row in rows for id_ in [row["conversion_id"].bytes]}
     facts = await _facts_for(connection, before.values(), [subject.message for subject in subjects], programs, here)
     now: dict[bytes, Conversion] = dict(before)
     steps: list[tuple[Subject, Step]] = []
@@ -167,13 +171,15 @@ async def record(
         now[id_] = step.after
         steps.append((subject, step))
     writes = _writes(
-        [after for id_, after in now.items() if before.get(id_) != after],
+        [after for id_, after in now.items() if id_ in before and before[id_] != after],
         [(subject.message.message_id, step) for subject, step in steps],
         outgoing,
     )
+    if new := [after for id_, after in now.items() if id_ not in before]:
+        writes.append(_written(sql.NEW_STATE, sql.STATE, map(state_row, new)))
     firsts = [_conversion_row(*subject) for subject, step in steps if step.outcome is Outcome.RECORDED]
     if firsts:
-        writes.append((sql.WRITE_CONVERSIONS, columns(firsts, 13)))
+        writes.append(_written(sql.WRITE_CONVERSIONS, sql.CONVERSIONS, firsts))
     return steps, writes
 
 
@@ -216,8 +222,10 @@ async def _facts_for(
     unsure = {c.click_id for c in stored if c.click_id is not None and c.credit.kind != "click"} - here
     links = {m.link_id for m in messages if m.link_id is not None} | {c.link_id for c in stored if c.link_id is not None}
     coupons = {coupon_key(m.coupon) for m in messages if m.coupon} | {c.coupon for c in stored if c.coupon is not None}
-    clicks = here | (await find_clicks(connection, unsure) if unsure else set())
-    return await read_facts(connection, programs, link_ids=links, coupons=coupons, clicks=clicks)
+    if unsure:
+        await connection.execute(sql.PLANNED_ANEW)
+        here = here | await find_clicks(connection, unsure)
+    return await read_facts(connection, programs, link_ids=links, coupons=coupons, clicks=here)
 
 
 def _writes(
@@ -226,49 +234,53 @@ def _writes(
     """Of conversions that changed: their state, history and ledger, and what partners are told of it."""
     writes: list[Part] = []
     if changed:
-        rows = sorted((state_row(conversion) for conversion in changed), key=lambda row: row[0].bytes)
-        writes.append((sql.WRITE_STATE, columns(rows, 30)))
+        writes.append(_written(sql.WRITE_STATE, sql.STATE, map(state_row, changed)))
     history = [
-        (as_uuid(step.after.key.conversion_id), entry.entry, uuid_of(message_id), entry.change, _json(entry.detail))
+        (step.after.key.conversion_id.hex(), entry.entry, hex_of(message_id), entry.change, entry.detail)
         for message_id, step in steps for entry in step.history
     ]
     if history:
-        writes.append((sql.WRITE_HISTORY, columns(history, 5)))
+        writes.append(_written(sql.WRITE_HISTORY, sql.HISTORY, history))
     ledger = [
-        (as_uuid(step.after.key.conversion_id), entry.entry, step.after.key.program_id, entry.partner_id, entry.amount,
+        (step.after.key.conversion_id.hex(), entry.entry, step.after.key.program_id, entry.partner_id, entry.amount,
          entry.currency, entry.reason)
         for _, step in steps for entry in step.ledger
     ]
     if ledger:
-        writes.append((sql.WRITE_LEDGER, columns(ledger, 7)))
+        writes.append(_written(sql.WRITE_LEDGER, sql.LEDGER, ledger))
     if outgoing:
-        writes.append((sql.WRITE_OUTBOX, columns(map(_outbox_row, outgoing), 9)))
+        writes.append(_written(sql.WRITE_OUTBOX, sql.OUTBOX, map(_outbox_row, outgoing)))
     return writes
 
 
+def _written(statement: str, columns: str, rows: Iterable[Sequence[Any]]) -> Part:
+    return statement, (as_json(sql.names_of(columns), rows),)
+
+
 def _pending_row(message: Postback, key: ConversionKey | None, click_id: bytes) -> tuple[object, ...]:
-    return as_uuid(click_id), as_uuid(message.message_id), key_id(key), message.credential_id, _json(message.to_json())
+    key_id = None if key is None else key.conversion_id
+    return click_id.hex(), message.message_id.hex(), hex_of(key_id), message.credential_id, message.to_json()
 
 
 def _conversion_row(message: Postback, key: ConversionKey) -> tuple[object, ...]:
     return (
-        as_uuid(key.conversion_id), as_uuid(message.message_id), key.program_id, key.event, message.txid,
-        uuid_of(message.click_id), message.amount, message.currency, None if message.status is None else message.status.word,
+        key.conversion_id.hex(), message.message_id.hex(), key.program_id, key.event, message.txid,
+        hex_of(message.click_id), message.amount, message.currency, None if message.status is None else message.status.word,
         message.customer, message.coupon, moment(message.ts_ms), moment(message.received_ms),
     )
 
 
 def _outbox_row(one: Outgoing) -> tuple[object, ...]:
     return (
-        as_uuid(one.conversion_id), one.entry, one.endpoint_id, one.partner_id, one.program_id, one.link_id,
-        uuid_of(one.click_id), one.awaits_click, _json(one.said),
+        one.conversion_id.hex(), one.entry, one.endpoint_id, one.partner_id, one.program_id, one.link_id,
+        hex_of(one.click_id), one.awaits_click, one.said,
     )
 
 
 def _log_row(message: Postback, answer: Answer) -> tuple[object, ...]:
     return (
-        as_uuid(message.message_id), moment(message.received_ms), answer.status, answer.reason, message.program_id,
-        answer.conversion_id, uuid_of(message.click_id), _json(message.to_json()),
+        message.message_id.hex(), moment(message.received_ms), answer.status, answer.reason, message.program_id,
+        None if answer.conversion_id is None else answer.conversion_id.hex, hex_of(message.click_id), message.to_json(),
     )
 
 
@@ -283,7 +295,3 @@ def _ids(messages: Iterable[Postback]) -> list[bytes]:
 def key_id(key: ConversionKey | None) -> UUID | None:
     """The conversion's id as the driver wants it; None while the key is unknown."""
     return None if key is None else as_uuid(key.conversion_id)
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
