@@ -198,7 +198,8 @@ BUGS: Final = (
         "strays quarantined", "a row whose day has no partition is put aside as a bad row",
         (Edit("tracker/storage/clicks/copy_errors.py", "return Fault.NO_PARTITION", "return Fault.POISON"),
          Edit(CLICK_STORE, 'homes["clicks" if covers(bounds, click_id) else "clicks_stray"]', 'homes["clicks"]')),
-        (f"{SHIPPER_TESTS}::test_rows_without_a_partition_become_strays[18]",),
+        (f"{SHIPPER_TESTS}::test_rows_without_a_partition_become_strays[18]",
+         "tests/faults/test_no_partition.py::test_clicks_of_a_day_without_a_partition[18]"),
     ),
     # Statuses ordered by arrival
     Bug(
@@ -275,6 +276,24 @@ BUGS: Final = (
         "an end that waits for PostgreSQL", "an ending worker waits until everything is shipped, however long that is",
         (Edit("tracker/app/edge.py", "self._shipper.drain(STORE_SECONDS)", "self._shipper.drain(1e6)"),),
         ("tests/e2e/test_clicks_survive.py::test_sigterm_while_postgres_is_away_leaves_all_to_the_next_start[18]",),
+    ),
+    Bug(
+        "a sender waits for PostgreSQL", "a postback is answered when it is committed, and not before",
+        (Edit("tracker/web/postback_intake.py", "timeout=AWAY_SECONDS if away else _seconds_until(give_up_at)", "timeout=60"),),
+        ("tests/faults/test_postgres_away.py::test_stopped_at_once_and_started_again[18-2.0]",
+         "tests/faults/test_postgres_away.py::test_hung_and_continued[18-2.0]",
+         "tests/faults/test_postgres_unwilling.py::test_a_lock_on_clicks_piles_nothing_up[18-2.0]",
+         "tests/faults/test_postgres_unwilling.py::test_its_disk_is_full[18-2.0]"), "postback: TimeoutError",
+    ),
+    Bug(
+        "an edge believes itself", "a mark that went back is set to where the edge had been",
+        (Edit("tracker/storage/clicks/shipper.py", "            self._confirmed(self._flushed_seq)\n",
+              "            moved = 'UPDATE spool_cursors SET rows_stored = rows_stored + $1 - next_seq, next_seq = $1'\n"
+              "            where = \" WHERE spool_id = $2 AND log = 'clicks'\"\n"
+              "            await connection.execute(moved + where, self._next_seq, self._cursor.spool_id)\n"
+              "            next_seq = self._next_seq\n"),),
+        ("tests/faults/test_postgres_replaced.py::test_failover_to_a_replica_that_lags[18-2.0]",),
+        "every sale is decided|acknowledged, but no row",
     ),
     Bug(
         "no pause between tries", "a shipper that cannot connect tries again at once",
