@@ -46,10 +46,12 @@ def measure(plan: Plan) -> Report:
     need_tools("wrk", "taskset")
     rate = SMOKE_RATE if plan.smoke else RATE
     with work_folder() as folder, database(folder) as stored, edge(folder, stored.dsn) as tracker:
+        # Warm-up, or the first figure would be that of a cold start.
+        warm = 0 if plan.smoke else load(tracker.port, plain_clicks(), seconds=2).completed
         numbers = steps("outage", range(1, plan.rounds + 1), lambda number: f"round {number}")
         rounds = [_one_round(tracker, stored, rate, plan) for _ in numbers]
-        note = clicks_kept([tracker], stored, completed=sum(one.answers for one in rounds),
-                           under_way=plan.rounds * WRK_CONNECTIONS)
+        note = clicks_kept([tracker], stored, completed=warm + sum(one.answers for one in rounds),
+                           under_way=(plan.rounds + 1) * WRK_CONNECTIONS)
     series = {when: [one.latencies[when] for one in rounds] for when in WHEN}
     report = Report(
         "outage", f"Latency of redirects at {rate:,}/s while PostgreSQL is away and while catching up",

@@ -21,7 +21,7 @@ from bench.kit.nginx import proxy
 from bench.kit.plan import Plan, command
 from bench.kit.progress import in_turn
 from bench.kit.report import Report
-from bench.kit.rounds import ratio
+from bench.kit.rounds import LOAD_BUSY_LIMIT, ratio, too_busy
 from bench.kit.servers import CLICKS, Edge, Server, click_tokens, edge
 from bench.kit.traffic import mixed, others, postbacks, rich_clicks
 from bench.kit.wrk import SERIAL, load
@@ -66,7 +66,7 @@ def measure(plan: Plan) -> Report:
         {"seconds": plan.seconds, "rounds": plan.rounds, "connections": CONNECTIONS, "share_of_others": SHARE},
         ["front and load", "redirects/s", "of clicks alone", "load's core", "tracker's CPU µs a redirect"],
         notes=[f"All kept: {recorded:.0f} new sales answered, {kept} conversions in PostgreSQL.",
-               "nginx shares the load's core: where that was full, the ratios say how alike nginx found the loads."],
+               "nginx shares the load's core: where that was full, rates are nginx's. CPU counts the others' with the redirects."],
     )
     rates = {f"{kind}, {name}": [run.redirects / run.seconds for run in series] for (kind, name), series in found.items()}
     cpu = {f"{kind}, {name}": [run.cpu_seconds / run.redirects * 1e6 for run in series] for (kind, name), series in found.items()}
@@ -76,11 +76,11 @@ def measure(plan: Plan) -> Report:
         report.rows.append([label, f"{statistics.median(rates[label]):,.0f}", "" if name == ALONE else f"{of_alone.value:.2f}",
                             f"{statistics.median(run.load_busy for run in series):.0%}", f"{statistics.median(cpu[label]):.1f}"])
     report.rounds = {"Redirects a second behind nginx": rates, "tracker's CPU a redirect behind nginx, µs": cpu}
-    report.findings = {
-        "others to clicks alone": ratio(rates[f"TLS, {OTHERS}"], rates[f"TLS, {ALONE}"]),
-        "others to clicks alone, without TLS": ratio(rates[f"HTTP, {OTHERS}"], rates[f"HTTP, {ALONE}"]),
-        "CPU of TLS to HTTP": ratio(cpu[f"TLS, {ALONE}"], cpu[f"HTTP, {ALONE}"]),
-    }
+    full = too_busy(statistics.median(run.load_busy for run in runs), LOAD_BUSY_LIMIT, "load generator's")
+    for kind in fronts:
+        of_alone = ratio(rates[f"{kind}, {OTHERS}"], rates[f"{kind}, {ALONE}"], void=full)
+        more = ratio(cpu[f"{kind}, {ALONE}"], cpu[f"{kind}, {OTHERS}"])
+        report.findings[f"{kind}: others to clicks alone"] = of_alone.noted(f"by CPU {more.value:.2f} ×")
     return report
 
 

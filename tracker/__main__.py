@@ -23,6 +23,8 @@ _COMMANDS: Final = {
     "partner": "tracker.cli.entities:partner",
     "link": "tracker.cli.entities:link",
     "coupon": "tracker.cli.entities:coupon",
+    "click": "tracker.cli.records:clicks",
+    "conversion": "tracker.cli.records:conversion",
     "outbox": "tracker.cli.outbox:outbox",
     "spool": "tracker.cli.spool:spool",
     "journal": "tracker.cli.postbacks:journal",

@@ -125,6 +125,7 @@ class Pacer:
         self.latencies = array("q")       # ns, in the order of answers
         self.lateness = array("q")        # ns, in the order of requests
         self.refused = 0
+        self.patience_ns = int(LAST_ANSWER_SECONDS * 1e9)      # without any answer
 
     def run(self) -> float:
         """All requests, all answers; the seconds that took. Raises OSError when the last answers do not come."""
@@ -135,14 +136,11 @@ class Pacer:
         due = dict.fromkeys(idle, 0)
         parts: dict[int, bytes] = {}
         sent = answered = refused = 0
-        start = next_due = clock() + 10**7
+        start = next_due = heard = clock() + 10**7
         bell = ring(start, interval)
         self._epoll.register(bell, select.EPOLLIN)
         while answered < total:
-            events = poll(LAST_ANSWER_SECONDS)
-            if not events:
-                raise OSError(f"{sent - answered} answers did not come")
-            for descriptor, _ in events:
+            for descriptor, _ in poll(LAST_ANSWER_SECONDS):
                 if descriptor == bell:
                     read(bell, 8)
                     if sent == total:
@@ -161,7 +159,10 @@ class Pacer:
                 refused += data[9] >= 52      # b"4"
                 answered += 1
                 idle.append(descriptor)
+                heard = now
             now = clock()
+            if now - heard > self.patience_ns:
+                raise OSError(f"{sent - answered} answers did not come")
             while next_due <= now and idle and sent < total:
                 descriptor = idle.popleft()
                 due[descriptor] = next_due

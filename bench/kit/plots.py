@@ -64,7 +64,7 @@ def stacks(title: str, values: Mapping[str, Mapping[str, float]]) -> Figure:
     for number, total in enumerate(left.values()):
         axes.annotate(f" {_short(total)}", (total, number), va="center")
     _name_rows(axes, list(values))
-    axes.legend(fontsize=7, frameon=False, loc="best")
+    canvas.legend(fontsize=7, frameon=False, loc="outside right center")
     return Figure(canvas)
 
 

@@ -38,7 +38,7 @@ class Server:
     pid: int
 
     def cpu(self) -> dict[str, Cpu]:
-        """What it used so far, by part, all its processes."""
+        """What it used so far, by part, all its processes. What does the work is `server`, whatever it is called there."""
         return {"server": cpu.of_tree(self.pid)}
 
     def settle(self) -> Mapping[str, float]:
@@ -56,7 +56,7 @@ class Edge(Server):
 
     def cpu(self) -> dict[str, Cpu]:
         return {
-            "worker": sum((cpu.of_tree(worker) for worker in self.workers), Cpu()),
+            "server": sum((cpu.of_tree(worker) for worker in self.workers), Cpu()),
             "parent": cpu.of_process(self.pid),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import random
 import threading
 import uuid
@@ -16,7 +17,7 @@ import pytest
 from demo_world import OTHER_TOKEN, TOKEN, fetch, make_world, own_database, value
 from judge import assert_verified
 from postgres_fixtures import PostgresFactory
-from tracker_process import TrackerProcess, running, tracker_environ, until, within
+from tracker_process import TrackerProcess, run_tracker, running, tracker_environ, until, within
 from visitor import Answer, Connection, click, one_connection_per_worker, postback
 
 from tracker.domain.click_id import ClickIdMaker, Keyring
@@ -85,6 +86,27 @@ def test_a_click_is_a_row_within_a_second_and_its_sale_is_owed_once(shop: Shop) 
     assert ("approved", Decimal("49.9"), "EUR", 13, "click", Decimal("4.99")) == shop.state("order-1")
     assert [Decimal("4.99")] == shop.ledger("order-1")
     assert_verified(shop.environ)
+
+
+def test_the_command_line_tells_what_happened(shop: Shop) -> None:
+    """Who runs the service without a dashboard finds a click, its sale and every message about it."""
+
+    def told(*words: str) -> str:
+        ended = run_tracker(words, shop.environ)
+        assert 0 == ended.returncode, ended.stderr
+        return ended.stdout
+
+    clicked = shop.stored_click("sub1=letter")
+    recorded = postback(shop.port, click_id=clicked.token, txid="order-2", amount="20").said
+    postback(shop.port, click_id=clicked.token, txid="order-2", amount="21")
+    assert "letter" in told("click", "list", "--link", "l1")
+    assert str(uuid.UUID(bytes=clicked.uuid)) in told("click", "show", clicked.token, "--json")
+    [sale] = json.loads(told("conversion", "list", "--txid", "order-2", "--json"))
+    assert recorded["conversion_id"] == sale["conversion_id"]
+    assert "ledger" in told("conversion", "show", sale["conversion_id"])
+    messages = json.loads(told("postbacks", "list", "--conversion", sale["conversion_id"], "--json"))
+    assert ["conflict", "recorded"] == [message["outcome"] for message in messages]
+    assert "order-2" in told("conversion", "list") and "conflict" in told("postbacks", "list", "--outcome", "conflict")
 
 
 def test_two_hundred_copies_at_once_over_all_workers_are_one_sale(shop: Shop) -> None:

@@ -40,7 +40,7 @@ def never_the_same() -> Iterator[tuple[bytes, int]]:
 
 
 @pytest.mark.fault(35)
-@pytest.mark.parametrize("many", [5_000, pytest.param(100_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("many", [5_000, pytest.param(100_000, marks=[pytest.mark.nightly, pytest.mark.timeout(900)])])
 def test_the_number_of_series_does_not_depend_on_what_is_sent(dsn: str, tmp_path: Path, many: int) -> None:
     """Danger: a label taken from a request lives in Prometheus for as long as its blocks do."""
     make_world(dsn, links=1)

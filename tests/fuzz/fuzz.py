@@ -1,12 +1,14 @@
 """`python tests/fuzz/fuzz.py TARGET [--seconds 60]`: coverage-guided fuzzing of one target, by atheris (libFuzzer).
 
 Ends after the time, or the runs, or at the first input that breaks a promise: then with an exception, exit code 77 and the
-input, in base64 and in a file. Every branch taken in tracker/ guides it; the compiled twins are judged, not guided by.
+input, in a file of the temporary directory, and in base64 when it is short. Every branch taken in tracker/ guides it; the
+compiled twins are judged, not guided by.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -34,8 +36,12 @@ def main() -> None:
             (Path(corpus) / f"{number}").write_bytes(seed)
         limits = [f"-max_total_time={options.seconds}", f"-runs={options.runs}", f"-max_len={LONGEST}", f"-timeout={SLOW_SECONDS}"]
         told = [f"-seed={options.seed}", f"-artifact_prefix={tempfile.gettempdir()}/", "-print_final_stats=1"]
-        atheris.Setup([sys.argv[0], *limits, *told, corpus], target.check)
-        atheris.Fuzz()
+        child = os.fork()      # libFuzzer ends its process itself, and would leave the corpus behind
+        if not child:
+            atheris.Setup([sys.argv[0], *limits, *told, corpus], target.check)
+            atheris.Fuzz()
+        status = os.waitpid(child, 0)[1]
+    sys.exit(os.waitstatus_to_exitcode(status))
 
 
 if __name__ == "__main__":

@@ -222,7 +222,8 @@ BUGS: Final = (
         "strays quarantined", "a row whose day has no partition is put aside as a bad row",
         (Edit("tracker/storage/clicks/copy_errors.py", "return Fault.NO_PARTITION", "return Fault.POISON"),
          Edit(CLICK_STORE, 'homes["clicks" if covers(bounds, click_id) else "clicks_stray"]', 'homes["clicks"]')),
-        (f"{SHIPPER_TESTS}::test_rows_without_a_partition_become_strays[18]",),
+        (f"{SHIPPER_TESTS}::test_rows_without_a_partition_become_strays[18]",
+         "tests/faults/test_no_partition.py::test_clicks_of_a_day_without_a_partition[18]"),
     ),
     # Statuses ordered by arrival
     Bug(
@@ -285,9 +286,44 @@ BUGS: Final = (
         ("tests/faults/test_kill_nine.py::test_of_a_worker_at_random_times[18-1]",), "acknowledged, but no row",
     ),
     Bug(
+        "cursor before its rows, killed in between", "the mark is committed, then the rows",
+        (Edit(CLICK_STORE, PLAIN_ADVANCE,
+              PLAIN_ADVANCE + '    await connection.execute("COMMIT")\n    await connection.execute("BEGIN")\n'),),
+        ("tests/faults/test_kill_nine.py::test_of_everything_during_the_replay[18-2]",), "acknowledged, but no row",
+    ),
+    Bug(
         "doors close without a word", "an ending worker does not tell clients to go elsewhere, and closes their connections",
         (Edit("tracker/app/edge.py", "self._lanes.drain()", "pass"),),
         ("tests/e2e/test_clicks_survive.py::test_sigterm_fails_no_request_and_leaves_an_empty_spool[18-0.0]",), "unanswered_reused",
+    ),
+    Bug(
+        "an end that waits for PostgreSQL", "an ending worker waits until everything is shipped, however long that is",
+        (Edit("tracker/app/edge.py", "self._shipper.drain(STORE_SECONDS)", "self._shipper.drain(1e6)"),),
+        ("tests/e2e/test_clicks_survive.py::test_sigterm_while_postgres_is_away_leaves_all_to_the_next_start[18]",),
+    ),
+    Bug(
+        "a sender waits for PostgreSQL", "a postback is answered when it is committed, and not before",
+        (Edit("tracker/web/postback_intake.py", "timeout=AWAY_SECONDS if away else _seconds_until(give_up_at)", "timeout=60"),),
+        ("tests/faults/test_postgres_away.py::test_stopped_at_once_and_started_again[18-2.0]",
+         "tests/faults/test_postgres_away.py::test_hung_and_continued[18-2.0]",
+         "tests/faults/test_postgres_unwilling.py::test_a_lock_on_clicks_piles_nothing_up[18-2.0]",
+         "tests/faults/test_postgres_unwilling.py::test_its_disk_is_full[18-2.0]"), "postback: TimeoutError",
+    ),
+    Bug(
+        "an edge believes itself", "a mark that went back is set to where the edge had been",
+        (Edit("tracker/storage/clicks/shipper.py", "            self._confirmed(self._flushed_seq)\n",
+              "            moved = 'UPDATE spool_cursors SET rows_stored = rows_stored + $1 - next_seq, next_seq = $1'\n"
+              "            where = \" WHERE spool_id = $2 AND log = 'clicks'\"\n"
+              "            await connection.execute(moved + where, self._next_seq, self._cursor.spool_id)\n"
+              "            next_seq = self._next_seq\n"),),
+        ("tests/faults/test_postgres_replaced.py::test_failover_to_a_replica_that_lags[18-2.0]",),
+        "every sale is decided|acknowledged, but no row",
+    ),
+    Bug(
+        "no pause between tries", "a shipper that cannot connect tries again at once",
+        (Edit("tracker/storage/clicks/shipper.py", "await self._pause(backoff * random.uniform(0.5, 1.0))",
+              "await self._pause(0.0)"),),
+        ("tests/faults/test_postgres_unwilling.py::test_no_connection_is_left[18-2.0]",), "MOST_TRIES_A_SECOND",
     ),
     Bug(
         "keys of the month", "the same order number of another month is another sale",
@@ -341,6 +377,19 @@ BUGS: Final = (
               "            if False:\n                return self._hold(data[start:])"),),
         ("tests/integration/test_lane_connections.py::test_ten_thousand_pipelined_requests_are_answered_in_order",
          "tests/faults/test_bounded_connections.py::test_ten_thousand_pipelined_requests_are_answered_in_order[18]"),
+    ),
+    Bug(
+        "silence alone is slow", "an unfinished head has ten seconds from its last byte, not from its first",
+        (Edit("tracker/web/fastlane.py", "return tick - self._since > DEADLINE_SECONDS",
+              "return tick - self._active > DEADLINE_SECONDS"),),
+        ("tests/integration/test_lane_connections.py::test_a_head_has_ten_seconds_however_many_bytes_come",), "timed out",
+    ),
+    Bug(
+        "chunks are requests", "a chunked body is framed as if there were none: what it holds is the next request",
+        (Edit("tracker/web/framing.py", 'frozenset((b"transfer-encoding", b"upgrade"', 'frozenset((b"upgrade"'),),
+        ("tests/integration/test_lanes.py::test_both_lanes_answer_and_store_alike[chunked, then clicks]",
+         "tests/integration/test_lanes.py::test_a_request_is_answered_as_the_corpus_says[chunked, then clicks]"),
+        "assert|timed out",
     ),
     Bug(
         "looking ahead is buying", "a page that a browser only fetched beforehand reports its sale",

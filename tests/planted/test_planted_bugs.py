@@ -7,6 +7,7 @@ words of its own assertion. That they pass without the bug is what the suite its
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,13 @@ def test_the_suite_catches(bug: Bug, tmp_path: Path) -> None:
         name = test.rpartition("::")[2].partition("[")[0]
         assert name in said, f"{test} passes though {bug.mistake}"
         assert re.search(bug.says, said[name]), f"{test} is red, but for another reason:\n{said[name][-3000:]}"
+
+
+def test_every_row_of_the_fault_matrix_has_caught_a_bug() -> None:
+    """A row whose tests have never been red may be green because they cannot be."""
+    proofs = runpy.run_path(str(ROOT / "tests" / "unit" / "test_fault_matrix.py"))["proofs"]
+    catching = {test.removeprefix("tests/").partition("[")[0] for bug in BUGS for test in bug.tests}
+    assert [] == [row for row, tests in sorted(proofs().items()) if not catching & set(tests)]
 
 
 def test_a_bug_whose_place_is_gone_is_told(tmp_path: Path) -> None:

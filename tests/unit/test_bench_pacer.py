@@ -98,6 +98,16 @@ def test_a_server_that_hangs_up_is_an_error() -> None:
         pacer.close()
 
 
+def test_a_server_that_says_nothing_is_an_error_too() -> None:
+    """While the clock goes on ringing, a wait for any event would never end."""
+    with server(lambda *_: None) as port:
+        pacer = Pacer(port, [b"GET / HTTP/1.1\r\n\r\n"], rate=1000, total=5, connections=1, serial=0)
+        pacer.patience_ns = 50_000_000
+        with pytest.raises(OSError, match="1 answers did not come"):
+            pacer.run()
+        pacer.close()
+
+
 @pytest.mark.parametrize(("data", "expected"), [
     (b"HTTP/1.1 302 Found\r\nLocation", 0),
     (ANSWER, len(ANSWER)),

@@ -1,4 +1,4 @@
-"""`tracker journal replay` and `tracker postbacks retry`: postbacks that were taken, or turned away, played again."""
+"""`tracker journal replay` and `tracker postbacks list|retry`: postbacks that were taken, or turned away, and played again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 import click
 
 from tracker.cli.config import read_settings
+from tracker.cli.database import data_option, with_store
+from tracker.cli.output import json_option, show_rows
 from tracker.domain.click_id import Keyring
 from tracker.domain.postback import Postback
 from tracker.domain.postback_message import parse_ts
@@ -23,6 +25,8 @@ from tracker.settings import Settings
 from tracker.storage.conversions.journal import BadJournalRowError, read_journal
 from tracker.storage.conversions.recorder import open_session, replay
 from tracker.storage.embedded.server import EmbeddedPostgresError, database_at
+from tracker.storage.entities.store import Store
+from tracker.storage.entities.table import PAGE_LIMIT, Page
 from tracker.storage.postgres import PostgresError, Unavailable, connect
 from tracker.storage.spool.dead_spool import find_spools
 
@@ -88,12 +92,34 @@ def replay_journal(since: int, data: Path | None) -> None:
 
 @click.group()
 def postbacks() -> None:
-    """Postbacks that were refused.
+    """Postbacks: what came of each, and a second try for what was refused.
 
     \b
     Example:
-      tracker postbacks retry --since 24h
+      tracker postbacks list --outcome refused
     """
+
+
+@postbacks.command("list")
+@click.option("--program", metavar="SLUG", help="Only this program's.")
+@click.option("--outcome", metavar="WORD", help="recorded, updated, duplicate, conflict, pending_click, refused or quarantined.")
+@click.option("--conversion", "conversion_id", metavar="ID", help="Only about this conversion.")
+@click.option("--limit", type=click.IntRange(1, PAGE_LIMIT), default=100, show_default=True, help="The newest so many.")
+@data_option
+@json_option
+def list_postbacks(limit: int, data: Path | None, as_json: bool, **filters: str | None) -> None:
+    """List what came in, newest first, and what became of it.
+
+    \b
+    Example:
+      tracker postbacks list --program shop --outcome conflict
+    """
+
+    async def read(store: Store) -> Page:
+        return await store.records.postbacks(**filters, limit=limit)
+
+    columns = ("message_id", "received_at", "outcome", "reason", "program", "conversion_id")
+    show_rows(with_store(data, read).rows, columns, as_json=as_json)
 
 
 @postbacks.command()

@@ -23,7 +23,7 @@ from tracker.storage.entities.table import Page, Row, Table
 
 SPAN = timedelta(hours=24)   # the longest look at clicks
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-FLAGS = {1: "bot", 2: "prefetch", 4: "head", 8: "test", 16: "cleaned", 32: "fallback", 64: "beacon"}
+FLAGS = {1: "bot", 2: "prefetch", 4: "head", 8: "test", 16: "cleaned", 32: "fallback", 64: "beacon", 128: "flood"}
 
 
 class Records(Table):
