@@ -60,8 +60,12 @@ class Talk:
         return re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: now", top) + body
 
     async def ended(self) -> bool:
+        """Whether nothing follows; a connection that is reset, since the server left what was sent unread, has ended too."""
         async with asyncio.timeout(20):
-            return await self.reader.read() == b""
+            try:
+                return await self.reader.read() == b""
+            except ConnectionResetError:
+                return True
 
 
 @asynccontextmanager
