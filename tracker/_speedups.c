@@ -1,110 +1,25 @@
-/* The compiled twins of the click path's innermost functions: a plain click's head, its query, the spelling of its id.
+/* The compiled twins of the click path: a plain click's head, its query, ids, and the whole of a common click.
  *
  * Optional: built when the package is installed where a C compiler is found (_speedups_build.py), asked for by speedups.py.
- * Every function does what its twin in Python does, which is the one to read: framing.plain_click_in_python,
- * query_columns.take_any_query, click_id.spell_in_python. tests/property/test_speedups.py holds them together.
+ * Every one does what its twin in Python does, which is the one to read: framing.plain_click_in_python,
+ * query_columns.take_any_query, click_id.spell_in_python, click_id.RunInPython, statistics.tally_in_python; and Clerk, what a
+ * lane, its desk and its redirector do with a common click (Lane._serve, Desk.take, Redirector.click). test_speedups.py and
+ * test_clerk.py in tests/property hold them together. What is done with bytes alone stands in _speedups_bytes.h.
  *
- * Rules: no state but what the three factories are given; every read is bounded by `end`; nothing is allocated but the
- * objects that are returned; whatever is not the common case goes to the twin.
+ * Rules: no state but what the objects are given; whatever is not the common case goes to the twin, before anything was changed.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <string.h>
-#include <strings.h>
-
-enum { TOKEN = 1, SLUG = 2, TRAILING = 4, QUERY = 8, VALUE = 16, HOST = 32, HARMLESS = 64 };
-
-static unsigned char kind[256];
-
-static void mark(const char *characters, unsigned char bit) {
-    for (; *characters; characters++) kind[(unsigned char)*characters] |= bit;
-}
-
-static void mark_kinds(void) {
-    const char *alphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    mark(alphanumeric, TOKEN | SLUG | HOST);
-    mark("!#$%&'*+.^_`|~-", TOKEN);
-    mark("_-", SLUG);
-    mark("/.,;:!)']>", TRAILING);
-    mark("._:[]-", HOST);
-    mark("ABDFGIJLNOQVWYZabdfgijlnoqvwyz", HARMLESS);      /* no header whose name begins so needs a judgement */
-    for (int c = 0x21; c <= 0x7e; c++) if (c != '#') kind[c] |= QUERY;
-    for (int c = 0; c < 256; c++) if (c == '\t' || (c >= 0x20 && c != 0x7f)) kind[c] |= VALUE;
-}
-
-/* ── A plain click ──────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-#define CLICK_HEAD_LIMIT 8192
-#define HEADERS_MAX 100
-
-typedef struct { const char *at; Py_ssize_t length; } Span;
-
-enum { USER_AGENT, A_HOST, REFERER, FORWARDED, PURPOSE, CONNECTION, KNOWN, OTHER, REFUSED };
-
-static const struct { const char *name; int what; } NAMES[] = {
-    {"user-agent", USER_AGENT}, {"host", A_HOST}, {"referer", REFERER}, {"x-forwarded-for", FORWARDED},
-    {"sec-purpose", PURPOSE}, {"purpose", PURPOSE}, {"x-moz", PURPOSE}, {"connection", CONNECTION},
-    {"proxy-connection", REFUSED}, {"content-length", REFUSED}, {"content-encoding", REFUSED}, {"content-type", REFUSED},
-    {"content-location", REFUSED}, {"content-range", REFUSED}, {"transfer-encoding", REFUSED}, {"te", REFUSED},
-    {"trailer", REFUSED}, {"upgrade", REFUSED}, {"expect", REFUSED}, {"keep-alive", REFUSED}, {"etag", REFUSED},
-    {"max-forwards", REFUSED}, {"server", REFUSED}, {"sec-websocket-key1", REFUSED}, {NULL, OTHER},
-};
-
-static int header_of(const char *name, Py_ssize_t length) {
-    int i = 0;
-    for (; NAMES[i].name; i++)
-        if (strlen(NAMES[i].name) == (size_t)length && strncasecmp(NAMES[i].name, name, (size_t)length) == 0) break;
-    return NAMES[i].what;
-}
-
-static int is_blank(char c) { return c == ' ' || c == '\t'; }
-
-static int says_prefetch(Span span) {
-    static const char *words[] = {"prefetch", "prerender", "preview"};
-    for (int w = 0; w < 3; w++) {
-        Py_ssize_t length = (Py_ssize_t)strlen(words[w]);
-        for (Py_ssize_t i = 0; i + length <= span.length; i++)
-            if (strncasecmp(span.at + i, words[w], (size_t)length) == 0) return 1;
-    }
-    return 0;
-}
-
-/* Reads the headers from `p` on; returns where they end, NULL when they are not a plain click's, or not whole. */
-static const char *read_headers(const char *p, const char *end, Span said[KNOWN]) {
-    int seen = 0, count = 0;
-    for (;;) {
-        if (end - p >= 2 && p[0] == '\r' && p[1] == '\n') break;
-        if (++count > HEADERS_MAX) return NULL;
-        const char *name = p;
-        while (p < end && kind[(unsigned char)*p] & TOKEN) p++;
-        if (p == name || p == end || *p != ':') return NULL;
-        int what = kind[(unsigned char)*name] & HARMLESS ? OTHER : header_of(name, p - name);
-        p++;
-        if (what == REFUSED) return NULL;
-        if (what != OTHER) {
-            if (seen & 1 << what) return NULL;
-            seen |= 1 << what;
-            while (p < end && is_blank(*p)) p++;
-        }
-        const char *value = p;
-        while (p < end && kind[(unsigned char)*p] & VALUE) p++;
-        if (end - p < 2 || p[0] != '\r' || p[1] != '\n') return NULL;
-        if (what != OTHER) {
-            Span span = {value, p - value};
-            if (what != FORWARDED) while (span.length && is_blank(span.at[span.length - 1])) span.length--;
-            if (what == CONNECTION && (span.length != 10 || strncasecmp(span.at, "keep-alive", 10) != 0)) return NULL;
-            if (what == A_HOST) {
-                if (span.length == 0) return NULL;
-                for (Py_ssize_t i = 0; i < span.length; i++) if (!(kind[(unsigned char)span.at[i]] & HOST)) return NULL;
-            }
-            said[what] = span;
-        }
-        p += 2;
-    }
-    return seen & 1 << A_HOST ? p + 2 : NULL;
-}
+#include <structmember.h>
+#include "_speedups_bytes.h"
 
 static PyObject *bytes_of(Span span) { return PyBytes_FromStringAndSize(span.at, span.length); }
+
+static Span span_of(PyObject *bytes) { return (Span){PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)}; }
+
+static void put_span(char **out, Span span) { put(out, span.at, span.length); }
+
+/* ── A plain click ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* `visit` is the type of the tuple made: slug, query, user agent, referrer, head, prefetch, beacon. */
 static PyObject *plain_click(PyObject *visit, PyObject *const *args, Py_ssize_t nargs) {
@@ -112,41 +27,22 @@ static PyObject *plain_click(PyObject *visit, PyObject *const *args, Py_ssize_t 
         PyErr_SetString(PyExc_TypeError, "plain_click(data: bytes, start: int)");
         return NULL;
     }
-    Py_ssize_t start = PyLong_AsSsize_t(args[1]), size = PyBytes_GET_SIZE(args[0]);
+    Py_ssize_t start = PyLong_AsSsize_t(args[1]);
+    Span data = span_of(args[0]);
+    Click click;
     if (start == -1 && PyErr_Occurred()) return NULL;
-    if (start < 0 || start > size) Py_RETURN_NONE;
-    const char *data = PyBytes_AS_STRING(args[0]), *p = data + start;
-    const char *end = size - start > CLICK_HEAD_LIMIT ? p + CLICK_HEAD_LIMIT : data + size;
-    int head = end - p >= 5 && memcmp(p, "HEAD ", 5) == 0;
-    if (!head && !(end - p >= 4 && memcmp(p, "GET ", 4) == 0)) Py_RETURN_NONE;
-    p += head ? 5 : 4;
-    if (end - p < 3 || memcmp(p, "/c/", 3) != 0) Py_RETURN_NONE;
-    p += 3;
-    Span slug = {p, 0}, query = {"", 0}, said[KNOWN];
-    while (p < end && kind[(unsigned char)*p] & SLUG) p++;
-    slug.length = p - slug.at;
-    if (slug.length < 1 || slug.length > 64) Py_RETURN_NONE;
-    while (p < end && kind[(unsigned char)*p] & TRAILING) p++;
-    if (p < end && (*p == '?' || *p == '&')) {
-        query.at = ++p;
-        while (p < end && kind[(unsigned char)*p] & QUERY) p++;
-        query.length = p - query.at;
-    }
-    if (end - p < 11 || memcmp(p, " HTTP/1.1\r\n", 11) != 0) Py_RETURN_NONE;
-    for (int i = 0; i < KNOWN; i++) said[i] = (Span){"", 0};
-    p = read_headers(p + 11, end, said);
-    if (p == NULL) Py_RETURN_NONE;
+    if (start < 0 || start > data.length || !read_click(data.at + start, data.at + data.length, &click)) Py_RETURN_NONE;
 
     PyObject *made = ((PyTypeObject *)visit)->tp_alloc((PyTypeObject *)visit, 7);
     if (made == NULL) return NULL;
-    PyTuple_SET_ITEM(made, 0, bytes_of(slug));
-    PyTuple_SET_ITEM(made, 1, bytes_of(query));
-    PyTuple_SET_ITEM(made, 2, bytes_of(said[USER_AGENT]));
-    PyTuple_SET_ITEM(made, 3, bytes_of(said[REFERER]));
-    PyTuple_SET_ITEM(made, 4, PyBool_FromLong(head));
-    PyTuple_SET_ITEM(made, 5, PyBool_FromLong(says_prefetch(said[PURPOSE])));
+    PyTuple_SET_ITEM(made, 0, bytes_of(click.slug));
+    PyTuple_SET_ITEM(made, 1, bytes_of(click.query));
+    PyTuple_SET_ITEM(made, 2, bytes_of(click.said[USER_AGENT]));
+    PyTuple_SET_ITEM(made, 3, bytes_of(click.said[REFERER]));
+    PyTuple_SET_ITEM(made, 4, PyBool_FromLong(click.head));
+    PyTuple_SET_ITEM(made, 5, PyBool_FromLong(click.prefetch));
     PyTuple_SET_ITEM(made, 6, PyBool_FromLong(0));
-    PyObject *forwarded = bytes_of(said[FORWARDED]), *after = PyLong_FromSsize_t(p - data), *found = NULL;
+    PyObject *forwarded = bytes_of(click.said[FORWARDED]), *after = PyLong_FromSsize_t(click.after - data.at), *found = NULL;
     if (forwarded && after && PyTuple_GET_ITEM(made, 0) && PyTuple_GET_ITEM(made, 1) && PyTuple_GET_ITEM(made, 2)
             && PyTuple_GET_ITEM(made, 3))
         found = PyTuple_Pack(3, made, forwarded, after);
@@ -158,125 +54,27 @@ static PyObject *plain_click(PyObject *visit, PyObject *const *args, Py_ssize_t 
 
 /* ── A visitor's query ──────────────────────────────────────────────────────────────────────────────────────────────── */
 
-#define LABELS 11
-#define PARAMETERS_MAX 64
-#define NAME_MAX_BYTES 64
-#define VALUE_MAX_BYTES 1024
-#define RAW_MAX_BYTES 8192
-
-/* Place in sub1 … sub10, ext; -1 for any other name. */
-static int label_of(Span name) {
-    if (name.length == 3 && memcmp(name.at, "ext", 3) == 0) return 10;
-    if (name.length < 4 || name.length > 5 || memcmp(name.at, "sub", 3) != 0) return -1;
-    if (name.length == 5) return name.at[3] == '1' && name.at[4] == '0' ? 9 : -1;
-    return name.at[3] >= '1' && name.at[3] <= '9' ? name.at[3] - '1' : -1;
-}
-
-static int hex_of(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-static int same(Span a, Span b) { return a.length == b.length && memcmp(a.at, b.at, (size_t)a.length) == 0; }
-
-static void put_length(char **out, Py_ssize_t length) {
-    unsigned int n = (unsigned int)length;
-    *(*out)++ = (char)(n >> 24); *(*out)++ = (char)(n >> 16); *(*out)++ = (char)(n >> 8); *(*out)++ = (char)n;
-}
-
-static void put(char **out, const char *from, Py_ssize_t length) { memcpy(*out, from, (size_t)length); *out += length; }
-
-typedef struct { Span labels[LABELS], names[PARAMETERS_MAX], values[PARAMETERS_MAX]; int rest; } Query;
-
-/* Takes the query apart, unescaped into `room`. 0: there is something that only the twin should judge. */
-static int read_query(const char *p, const char *end, char *room, Query *query) {
-    memset(query->labels, 0, sizeof query->labels);
-    query->rest = 0;
-    for (int pairs = 1;; pairs++) {
-        if (pairs > PARAMETERS_MAX) return 0;
-        Span name = {room, 0}, value = {NULL, 0};
-        int quoted = 0;      /* JSON would have to escape something, or it is no text of ASCII */
-        for (; p < end && *p != '&'; p++) {
-            if (*p == '=' && value.at == NULL) {
-                name.length = room - name.at;
-                value.at = room;
-                continue;
-            }
-            char c = *p;
-            if (c == '+') c = ' ';
-            else if (c == '%' && end - p > 2 && hex_of(p[1]) >= 0 && hex_of(p[2]) >= 0) {
-                c = (char)(hex_of(p[1]) << 4 | hex_of(p[2]));
-                p += 2;
-            }
-            if (c == 0 || (unsigned char)c > 0x7f) return 0;
-            if ((unsigned char)c < 0x20 || c == '"' || c == '\\') quoted = 1;
-            *room++ = c;
-        }
-        if (value.at == NULL) { name.length = room - name.at; value.at = room; }
-        value.length = room - value.at;
-        if (name.length > NAME_MAX_BYTES || value.length > VALUE_MAX_BYTES) return 0;
-        int label = label_of(name);
-        if (label >= 0) {
-            if (value.length && query->labels[label].length == 0) query->labels[label] = value;
-        } else if (name.length) {
-            if (quoted) return 0;
-            for (int i = 0; i < query->rest; i++) if (same(query->names[i], name)) return 0;
-            query->names[query->rest] = name;
-            query->values[query->rest++] = value;
-        }
-        if (p == end) return 1;
-        p++;
-    }
-}
-
-static PyObject *columns_of(const Query *query) {
-    Py_ssize_t size = 4 * (LABELS + 1), document = 1;      /* jsonb's version byte, then {"name":"value",…} */
-    for (int i = 0; i < LABELS; i++) size += query->labels[i].length;
-    for (int i = 0; i < query->rest; i++) document += 6 + query->names[i].length + query->values[i].length;
-    document += 1;
-    PyObject *columns = PyBytes_FromStringAndSize(NULL, size + (query->rest ? document : 0));
-    if (columns == NULL) return NULL;
-    char *out = PyBytes_AS_STRING(columns);
-    for (int i = 0; i < LABELS; i++) {
-        put_length(&out, query->labels[i].length ? query->labels[i].length : -1);
-        put(&out, query->labels[i].length ? query->labels[i].at : "", query->labels[i].length);
-    }
-    put_length(&out, query->rest ? document : -1);
-    if (query->rest) put(&out, "\1", 1);
-    for (int i = 0; i < query->rest; i++) {
-        put(&out, i ? ",\"" : "{\"", 2);
-        put(&out, query->names[i].at, query->names[i].length);
-        put(&out, "\":\"", 3);
-        put(&out, query->values[i].at, query->values[i].length);
-        put(&out, "\"", 1);
-    }
-    if (query->rest) put(&out, "}", 1);
-    return columns;
-}
-
-static Span value_of(const Query *query, PyObject *name) {
-    Span asked = {PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)};
-    int label = label_of(asked);
-    if (label >= 0) return query->labels[label].length ? query->labels[label] : (Span){"", 0};
-    for (int i = 0; i < query->rest; i++) if (same(query->names[i], asked)) return query->values[i];
-    return (Span){"", 0};
-}
-
 static PyObject *take_query(PyObject *twin, PyObject *const *args, Py_ssize_t nargs) {
     if (nargs != 2 || !PyBytes_Check(args[0]) || !PyTuple_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "take_query(raw: bytes, asked: tuple[bytes, ...])");
         return NULL;
     }
-    Py_ssize_t length = PyBytes_GET_SIZE(args[0]), count = PyTuple_GET_SIZE(args[1]);
+    Span raw = span_of(args[0]);
+    Py_ssize_t count = PyTuple_GET_SIZE(args[1]);
     char room[RAW_MAX_BYTES];
     Query query;
-    const char *raw = PyBytes_AS_STRING(args[0]);
-    if (length > RAW_MAX_BYTES || !read_query(raw, raw + length, room, &query)) return PyObject_Vectorcall(twin, args, 2, NULL);
-    PyObject *columns = columns_of(&query), *values = PyTuple_New(count), *found = NULL;
+    if (raw.length > RAW_MAX_BYTES || !read_query(raw.at, raw.at + raw.length, room, &query))
+        return PyObject_Vectorcall(twin, args, 2, NULL);
+    PyObject *columns = PyBytes_FromStringAndSize(NULL, columns_size(&query)), *values = PyTuple_New(count), *found = NULL;
     int whole = columns != NULL && values != NULL;
+    if (columns != NULL) {
+        char *out = PyBytes_AS_STRING(columns);
+        put_columns(&out, &query);
+    }
     for (Py_ssize_t i = 0; whole && i < count; i++) {
         PyObject *name = PyTuple_GET_ITEM(args[1], i);
         if (!PyBytes_Check(name)) PyErr_SetString(PyExc_TypeError, "a parameter's name is bytes");
-        PyObject *value = PyBytes_Check(name) ? bytes_of(value_of(&query, name)) : NULL;
+        PyObject *value = PyBytes_Check(name) ? bytes_of(value_of(&query, span_of(name))) : NULL;
         whole = value != NULL;
         if (whole) PyTuple_SET_ITEM(values, i, value);
     }
@@ -286,22 +84,474 @@ static PyObject *take_query(PyObject *twin, PyObject *const *args, Py_ssize_t na
     return found;
 }
 
-/* ── A click id's characters ────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── Ids ────────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define ID_BYTES 20
+#define HEAD_BYTES 15
+#define TOKEN_BYTES 32
+#define COUNTER_LIMIT (1u << 20)
+#define LINK_LIMIT (1l << 30)
 
 static PyObject *spell(PyObject *Py_UNUSED(self), PyObject *body) {
-    if (!PyBytes_Check(body) || PyBytes_GET_SIZE(body) != 20) {
+    if (!PyBytes_Check(body) || PyBytes_GET_SIZE(body) != ID_BYTES) {
         PyErr_SetString(PyExc_ValueError, "a click id has 20 bytes");
         return NULL;
     }
-    const unsigned char *in = (const unsigned char *)PyBytes_AS_STRING(body);
-    PyObject *token = PyBytes_FromStringAndSize(NULL, 32);
+    PyObject *token = PyBytes_FromStringAndSize(NULL, TOKEN_BYTES);
     if (token == NULL) return NULL;
     char *out = PyBytes_AS_STRING(token);
-    for (int group = 0; group < 4; group++, in += 5) {
-        unsigned long long bits = (unsigned long long)in[0] << 32 | (unsigned long long)in[1] << 24 | in[2] << 16 | in[3] << 8 | in[4];
-        for (int shift = 35; shift >= 0; shift -= 5) *out++ = "0123456789abcdefghijklmnopqrstuv"[bits >> shift & 31];
-    }
+    put_spelled(&out, (const unsigned char *)PyBytes_AS_STRING(body));
     return token;
+}
+
+/* The ids of one millisecond. `base`: the first 15 bytes of all of them, link and counter zero. */
+typedef struct {
+    PyObject_HEAD
+    unsigned char base[HEAD_BYTES];
+    unsigned int counter, left;
+    Keyed key;
+} Run;
+
+/* Writes the next id's 20 bytes; 0 when they are used up. Bits: time 45, flags 6, key 4, link 30, worker 15, counter 20, MAC 40. */
+static int next_id(Run *run, long link, long flags, char body[ID_BYTES]) {
+    if (run->left == 0) return 0;
+    memcpy(body, run->base, HEAD_BYTES);
+    unsigned int counter = run->counter;
+    body[5] |= (char)(flags >> 3);
+    body[6] |= (char)((flags & 7) << 5 | link >> 29);
+    for (int i = 0; i < 3; i++) body[7 + i] |= (char)(link >> (21 - 8 * i));
+    body[10] |= (char)((link & 31) << 3);
+    body[12] |= (char)(counter >> 16);
+    body[13] = (char)(counter >> 8);
+    body[14] = (char)counter;
+    char *mac = body + HEAD_BYTES;
+    put_digest(&mac, &run->key, (Span){body, HEAD_BYTES});
+    run->counter = (counter + 1) % COUNTER_LIMIT;
+    run->left--;
+    return 1;
+}
+
+static PyObject *run_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
+    Span base, key;
+    unsigned int first;
+    if (!PyArg_ParseTuple(args, "y#Iy#", &base.at, &base.length, &first, &key.at, &key.length)) return NULL;
+    if (base.length != HEAD_BYTES || first >= COUNTER_LIMIT || key.length < 1 || key.length > 64) {
+        PyErr_SetString(PyExc_ValueError, "Run(base: 15 bytes, first: 20 bits, key: 1 to 64 bytes)");
+        return NULL;
+    }
+    Run *run = (Run *)type->tp_alloc(type, 0);
+    if (run == NULL) return NULL;
+    memcpy(run->base, base.at, HEAD_BYTES);
+    run->counter = first;
+    run->left = COUNTER_LIMIT;
+    set_key(&run->key, key, ID_BYTES - HEAD_BYTES);
+    return (PyObject *)run;
+}
+
+static PyObject *run_next(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+    long link = nargs == 2 ? PyLong_AsLong(args[0]) : -1, flags = nargs == 2 ? PyLong_AsLong(args[1]) : -1;
+    if (PyErr_Occurred()) return NULL;
+    if (link < 0 || link >= LINK_LIMIT || flags < 0 || flags > 63) {
+        PyErr_SetString(PyExc_OverflowError, "next(link: 30 bits, flags: 6 bits)");
+        return NULL;
+    }
+    char body[ID_BYTES];
+    if (!next_id((Run *)self, link, flags, body)) Py_RETURN_NONE;
+    PyObject *uuid = PyBytes_FromStringAndSize(body, 16), *token = PyBytes_FromStringAndSize(NULL, TOKEN_BYTES), *made = NULL;
+    if (uuid && token) {
+        char *out = PyBytes_AS_STRING(token);
+        put_spelled(&out, (const unsigned char *)body);
+        made = PyTuple_Pack(2, uuid, token);
+    }
+    Py_XDECREF(uuid);
+    Py_XDECREF(token);
+    return made;
+}
+
+static PyMethodDef run_methods[] = {
+    {"next", (PyCFunction)(void (*)(void))run_next, METH_FASTCALL, "Uuid and token; None when this millisecond's are used up."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject run_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "tracker._speedups.Run", .tp_basicsize = sizeof(Run), .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = run_new, .tp_methods = run_methods,
+};
+
+/* ── The clerk: a common click, from a connection's bytes to its row and its answer ────────────────────────────────────── */
+
+/* What it holds on to. The first are dicts of its desk and redirector, theirs to fill and to clear; then what each row and
+ * answer begins with; from ROWS on, what this loop iteration has collected: nothing while it is closed. */
+enum {
+    LINKS, AGENTS, REFERRERS, SOURCES, PLACES, LATELY, BEFORE_ID, BEFORE_VISITOR, FOUND, BEGIN, ROWS, ANSWERS, TAILS, RUN, HELD
+};
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *held[HELD];
+    int trusting;                       /* X-Forwarded-For says where a visitor is */
+    long flood_clicks, flood_flag, location_limit;
+    long long now_ms;
+    Keyed visitors;
+} Clerk;
+
+static PyTypeObject clerk_type;
+static PyObject *plan_name;             /* "plan", the attribute of a link */
+
+static PyObject *clerk_new(PyTypeObject *type, PyObject *args, PyObject *named) {
+    static char *names[] = {"links", "agents", "referrers", "sources", "places", "lately", "before_id", "before_visitor", "found",
+                            "begin", "trusting", "flood_clicks", "flood_flag", "location_limit", NULL};
+    PyObject *held[BEGIN + 1];
+    int trusting;
+    long flood_clicks, flood_flag, location_limit;
+    if (!PyArg_ParseTupleAndKeywords(
+            args, named, "$O!O!O!O!O!O!SSSOplll", names, &PyDict_Type, held, &PyDict_Type, held + 1, &PyDict_Type, held + 2,
+            &PyDict_Type, held + 3, &PyDict_Type, held + 4, &PyDict_Type, held + 5, held + BEFORE_ID, held + BEFORE_VISITOR,
+            held + FOUND, held + BEGIN, &trusting, &flood_clicks, &flood_flag, &location_limit))
+        return NULL;
+    Clerk *clerk = (Clerk *)type->tp_alloc(type, 0);
+    if (clerk == NULL) return NULL;
+    for (int i = 0; i <= BEGIN; i++) clerk->held[i] = Py_NewRef(held[i]);
+    clerk->trusting = trusting;
+    clerk->flood_clicks = flood_clicks;
+    clerk->flood_flag = flood_flag;
+    clerk->location_limit = location_limit;
+    return (PyObject *)clerk;
+}
+
+static int clerk_traverse(PyObject *self, visitproc visit, void *arg) {
+    for (int i = 0; i < HELD; i++) Py_VISIT(((Clerk *)self)->held[i]);
+    return 0;
+}
+
+static int clerk_clear(PyObject *self) {
+    for (int i = 0; i < HELD; i++) Py_CLEAR(((Clerk *)self)->held[i]);
+    return 0;
+}
+
+static void clerk_dealloc(PyObject *self) {
+    PyObject_GC_UnTrack(self);
+    clerk_clear(self);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyObject *clerk_key_visitors(PyObject *self, PyObject *key) {
+    if (!PyBytes_Check(key) || PyBytes_GET_SIZE(key) < 1 || PyBytes_GET_SIZE(key) > 64) {
+        PyErr_SetString(PyExc_ValueError, "a key has 1 to 64 bytes");
+        return NULL;
+    }
+    set_key(&((Clerk *)self)->visitors, span_of(key), 8);
+    Py_RETURN_NONE;
+}
+
+static PyObject *clerk_close(PyObject *self, PyObject *Py_UNUSED(none)) {
+    for (int i = ROWS; i < HELD; i++) Py_CLEAR(((Clerk *)self)->held[i]);
+    Py_RETURN_NONE;
+}
+
+static PyObject *clerk_open(PyObject *self, PyObject *args) {
+    Clerk *clerk = (Clerk *)self;
+    PyObject *given[HELD];
+    long long now_ms;
+    if (!PyArg_ParseTuple(args, "LO!O!O!O!", &now_ms, &PyList_Type, given + ROWS, &PyList_Type, given + ANSWERS,
+                          &PyDict_Type, given + TAILS, &run_type, given + RUN))
+        return NULL;
+    if (clerk->visitors.size == 0) {      /* never set */
+        PyErr_SetString(PyExc_ValueError, "key_visitors comes first");
+        return NULL;
+    }
+    clerk->now_ms = now_ms;
+    for (int i = ROWS; i < HELD; i++) Py_XSETREF(clerk->held[i], Py_NewRef(given[i]));
+    Py_RETURN_NONE;
+}
+
+/* What a dict has for these bytes, a new reference; NULL without an error when it has nothing. */
+static PyObject *known(PyObject *dict, Span span) {
+    PyObject *key = bytes_of(span);
+    if (key == NULL) return NULL;
+    PyObject *found = PyDict_GetItemWithError(dict, key);
+    Py_XINCREF(found);
+    Py_DECREF(key);
+    return found;
+}
+
+static int is_row_of(PyObject *object, Py_ssize_t size) { return PyTuple_Check(object) && PyTuple_GET_SIZE(object) == size; }
+
+/* The bytes at a place of a tuple that our own Python made; whoever changes its shape is told. */
+static Span part(PyObject *tuple, Py_ssize_t at) {
+    PyObject *bytes = PyTuple_GET_ITEM(tuple, at);
+    if (PyBytes_Check(bytes)) return span_of(bytes);
+    PyErr_SetString(PyExc_TypeError, "a column is bytes");
+    return (Span){"", 0};
+}
+
+/* A link's plan: link id, open until, its columns, referrer policy, and the destination: literal, name, literal … literal. Name
+ * b"" is the click id. How many bytes the destination takes with all filled in. */
+static Py_ssize_t location_size(PyObject *pieces, const Query *query) {
+    Py_ssize_t size = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(pieces); i++) {
+        Span piece = part(pieces, i);
+        size += i % 2 == 0 ? piece.length : piece.length == 0 ? TOKEN_BYTES : encoded_size(value_of(query, piece));
+    }
+    return size;
+}
+
+static void put_location(char **out, PyObject *pieces, const Query *query, const char token[TOKEN_BYTES]) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(pieces); i++) {
+        Span piece = part(pieces, i);
+        if (i % 2 == 0) put_span(out, piece);
+        else if (piece.length == 0) put(out, token, TOKEN_BYTES);
+        else put_encoded(out, value_of(query, piece));
+    }
+}
+
+/* Counts a click of this address on this link: how many that makes lately; -1 with an error. */
+static long count_lately(PyObject *lately, PyObject *link_id, PyObject *address) {
+    PyObject *comer = PyTuple_Pack(2, link_id, address), *raised = NULL;
+    if (comer == NULL) return -1;
+    PyObject *before = PyDict_GetItemWithError(lately, comer);
+    long clicks = before ? PyLong_AsLong(before) + 1 : 1;
+    if (!PyErr_Occurred()) raised = PyLong_FromLong(clicks);
+    if (raised == NULL || PyDict_SetItem(lately, comer, raised) < 0) clicks = -1;
+    Py_DECREF(comer);
+    Py_XDECREF(raised);
+    return clicks;
+}
+
+/* All that is known of a common click before anything is changed for it. */
+typedef struct {
+    Click said;
+    Query query;
+    PyObject *plan, *agent, *referrer, *source, *place, *tail;
+    Span channel;
+    long link_id, flags;
+} Case;
+
+static void forget(Case *of) {
+    Py_XDECREF(of->plan);
+    Py_XDECREF(of->agent);
+    Py_XDECREF(of->referrer);
+    Py_XDECREF(of->source);
+    Py_XDECREF(of->place);
+    Py_XDECREF(of->tail);
+}
+
+/* The plan of the link with this slug; NULL without an error: no link of ours, or one that the twin serves. */
+static PyObject *plan_of(PyObject *links, Span slug) {
+    PyObject *link = known(links, slug);
+    if (link == NULL) return NULL;
+    PyObject *plan = PyObject_GetAttr(link, plan_name);
+    Py_DECREF(link);
+    if (plan == NULL || (is_row_of(plan, 5) && PyTuple_Check(PyTuple_GET_ITEM(plan, 4)))) return plan;
+    Py_DECREF(plan);
+    return NULL;
+}
+
+/* Where the visitor is: `here` unless a proxy that we trust says otherwise. */
+static PyObject *place_of(Clerk *clerk, PyObject *here, PyObject *peer, Span forwarded) {
+    if (!clerk->trusting || forwarded.length == 0) return Py_NewRef(here);
+    PyObject *line = bytes_of(forwarded), *key = line ? PyTuple_Pack(2, peer, line) : NULL;
+    PyObject *place = key ? PyDict_GetItemWithError(clerk->held[PLACES], key) : NULL;
+    Py_XINCREF(place);
+    Py_XDECREF(line);
+    Py_XDECREF(key);
+    return place;
+}
+
+/* 1: the click that `said` tells of is a common one; 0: it is not, perhaps with an error set. `room`: for the query's values. */
+static int understand(Clerk *clerk, PyObject *here, PyObject *peer, char room[RAW_MAX_BYTES], Case *of) {
+    memset(&of->plan, 0, sizeof *of - offsetof(Case, plan));
+    if (of->said.head || of->said.prefetch) return 0;
+    Span raw = of->said.query;
+    if (raw.length > RAW_MAX_BYTES || !read_query(raw.at, raw.at + raw.length, room, &of->query)) return 0;
+    if ((of->plan = plan_of(clerk->held[LINKS], of->said.slug)) == NULL) return 0;
+    if ((of->agent = known(clerk->held[AGENTS], of->said.said[USER_AGENT])) == NULL) return 0;
+    if ((of->referrer = known(clerk->held[REFERRERS], of->said.said[REFERER])) == NULL) return 0;
+    if ((of->place = place_of(clerk, here, peer, of->said.said[FORWARDED])) == NULL) return 0;
+    if (!is_row_of(of->agent, 3) || !is_row_of(of->referrer, 3) || !is_row_of(of->place, 4)) {
+        PyErr_SetString(PyExc_TypeError, "agent, referrer and place are not what they were");
+        return 0;
+    }
+    of->channel = part(of->referrer, 1);
+    Span source = value_of(&of->query, (Span){"utm_source", 10});
+    if (source.length) {
+        if ((of->source = known(clerk->held[SOURCES], source)) == NULL) return 0;
+        if (!PyBytes_Check(of->source)) {
+            PyErr_SetString(PyExc_TypeError, "a column is bytes");
+            return 0;
+        }
+        if (PyBytes_GET_SIZE(of->source) > 4) of->channel = span_of(of->source);      /* 4: the length alone, null */
+    }
+    of->tail = PyDict_GetItemWithError(clerk->held[TAILS], PyTuple_GET_ITEM(of->plan, 3));
+    Py_XINCREF(of->tail);
+    if (of->tail == NULL || !PyBytes_Check(of->tail)) return 0;
+    of->link_id = PyLong_AsLong(PyTuple_GET_ITEM(of->plan, 0));
+    of->flags = PyLong_AsLong(PyTuple_GET_ITEM(of->agent, 0)) | PyLong_AsLong(PyTuple_GET_ITEM(of->referrer, 0));
+    long long open_until_ms = PyLong_AsLongLong(PyTuple_GET_ITEM(of->plan, 1));
+    if (PyErr_Occurred() || of->link_id < 0 || of->link_id >= LINK_LIMIT || clerk->now_ms >= open_until_ms) return 0;
+    return location_size(PyTuple_GET_ITEM(of->plan, 4), &of->query) <= clerk->location_limit && !PyErr_Occurred();
+}
+
+static PyObject *row_of(Clerk *clerk, const Case *of, const char id[ID_BYTES]) {
+    Span agent = of->said.said[USER_AGENT], address = part(of->place, 2);
+    char visitor[16 + 1 + CLICK_HEAD_LIMIT], *end = visitor;
+    if (address.length > 16) return PyErr_Format(PyExc_ValueError, "an address has at most 16 bytes");
+    put_span(&end, address);
+    put(&end, "\0", 1);
+    put_span(&end, agent);
+    Span before[] = {span_of(clerk->held[BEFORE_ID]), {id, 16}, span_of(clerk->held[BEFORE_VISITOR])};
+    Span link = part(of->plan, 2), country = part(of->place, 0), device = part(of->agent, 1), ip = part(of->place, 1);
+    Span after[] = {of->channel, country, device, ip, part(of->agent, 2), part(of->referrer, 2)};
+    if (PyErr_Occurred()) return NULL;
+    Py_ssize_t size = 8 + link.length + 8 + columns_size(&of->query);      /* visitor, flags */
+    for (int i = 0; i < 3; i++) size += before[i].length;
+    for (int i = 0; i < 6; i++) size += after[i].length;
+    PyObject *row = PyBytes_FromStringAndSize(NULL, size);
+    if (row == NULL) return NULL;
+    char *out = PyBytes_AS_STRING(row);
+    for (int i = 0; i < 3; i++) put_span(&out, before[i]);
+    put_digest(&out, &clerk->visitors, (Span){visitor, end - visitor});
+    put_span(&out, link);
+    put_length(&out, 4);
+    put_length(&out, of->flags);
+    for (int i = 0; i < 6; i++) put_span(&out, after[i]);
+    put_columns(&out, &of->query);
+    return row;
+}
+
+static PyObject *answer_of(Clerk *clerk, const Case *of, const char id[ID_BYTES]) {
+    char token[TOKEN_BYTES], *end = token;
+    PyObject *pieces = PyTuple_GET_ITEM(of->plan, 4);
+    Span found = span_of(clerk->held[FOUND]), tail = span_of(of->tail);
+    put_spelled(&end, (const unsigned char *)id);
+    PyObject *answer = PyBytes_FromStringAndSize(NULL, found.length + location_size(pieces, &of->query) + tail.length);
+    if (answer == NULL) return NULL;
+    char *out = PyBytes_AS_STRING(answer);
+    put_span(&out, found);
+    put_location(&out, pieces, &of->query, token);
+    put_span(&out, tail);
+    return answer;
+}
+
+/* take(sink, data, start, here, peer): where the next request begins; 0: not a common click, nothing was done. */
+static PyObject *clerk_take(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+    Clerk *clerk = (Clerk *)self;
+    if (nargs != 5 || !PyBytes_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "take(sink, data: bytes, start: int, here: Place, peer: str)");
+        return NULL;
+    }
+    Span data = span_of(args[1]);
+    Py_ssize_t start = PyLong_AsSsize_t(args[2]);
+    if (start == -1 && PyErr_Occurred()) return NULL;
+    char room[RAW_MAX_BYTES], id[ID_BYTES];
+    Case of;
+    if (start < 0 || start > data.length || !read_click(data.at + start, data.at + data.length, &of.said)) return PyLong_FromLong(0);
+    if (clerk->held[ANSWERS] == NULL) {
+        PyObject *done = clerk->held[BEGIN] ? PyObject_CallNoArgs(clerk->held[BEGIN]) : Py_NewRef(Py_None);
+        if (done == NULL) return NULL;
+        Py_DECREF(done);
+        if (clerk->held[ANSWERS] == NULL) return PyLong_FromLong(0);
+    }
+    PyObject *row = NULL, *answer = NULL, *owed = NULL;
+    Py_ssize_t after = 0;
+    if (understand(clerk, args[3], args[4], room, &of) && next_id((Run *)clerk->held[RUN], of.link_id, 0, id)) {
+        long clicks = count_lately(clerk->held[LATELY], PyTuple_GET_ITEM(of.plan, 0), PyTuple_GET_ITEM(of.place, 2));
+        if (clicks > clerk->flood_clicks) of.flags |= clerk->flood_flag;
+        row = clicks > 0 ? row_of(clerk, &of, id) : NULL;
+        answer = row ? answer_of(clerk, &of, id) : NULL;
+        owed = answer ? PyTuple_Pack(2, args[0], answer) : NULL;
+        /* The row first: should memory end between the two, no answer lacks one. Closed meanwhile, by what a collection of
+         * garbage called, it leaves the click to Python. */
+        if (owed && clerk->held[ANSWERS] && PyList_Append(clerk->held[ROWS], row) == 0
+                && PyList_Append(clerk->held[ANSWERS], owed) == 0)
+            after = of.said.after - data.at;
+    }
+    forget(&of);
+    Py_XDECREF(row);
+    Py_XDECREF(answer);
+    Py_XDECREF(owed);
+    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(after);
+}
+
+static PyMethodDef clerk_methods[] = {
+    {"key_visitors", clerk_key_visitors, METH_O, "The key of this day's visitors."},
+    {"open", clerk_open, METH_VARARGS, "open(now_ms, rows, answers, tails, run): collect into these until `close`."},
+    {"close", clerk_close, METH_NOARGS, "What was collected is taken; the next click calls `begin` first."},
+    {"take", (PyCFunction)(void (*)(void))clerk_take, METH_FASTCALL, "take(sink, data, start, here, peer): what it took, or 0."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject clerk_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "tracker._speedups.Clerk", .tp_basicsize = sizeof(Clerk), .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = clerk_new, .tp_methods = clerk_methods, .tp_traverse = clerk_traverse, .tp_clear = clerk_clear,
+    .tp_dealloc = clerk_dealloc,
+};
+
+/* ── Statistics ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Where things stand in a row: storage/clicks/statistics.py. */
+enum { LINK_AT = 38, SOURCE_AT = 50, FLAGS_AT = 73, CHANNEL_AT = 78 };
+
+static int raise_counts(PyObject *counts, const Tally *tally, int by_link) {
+    for (const Slot *slot = tally->first; slot; slot = slot->next) {
+        PyObject *key = by_link
+            ? Py_BuildValue("ki", (unsigned long)(slot->number >> 8), (int)(slot->number & 255)) : bytes_of(slot->span);
+        PyObject *before = key ? PyDict_GetItemWithError(counts, key) : NULL;
+        PyObject *raised = PyErr_Occurred() ? NULL : PyLong_FromLong(slot->times + (before ? PyLong_AsLong(before) : 0));
+        int done = raised != NULL && !PyErr_Occurred() && PyDict_SetItem(counts, key, raised) == 0;
+        Py_XDECREF(key);
+        Py_XDECREF(raised);
+        if (!done) return 0;
+    }
+    return 1;
+}
+
+/* Counts the row at `start` in both tables; 0 with an error when it is not whole. */
+static int tally_row(Span rows, Py_ssize_t start, Tally *links, Tally *sources) {
+    const unsigned char *row = (const unsigned char *)rows.at + start;
+    Py_ssize_t at = CHANNEL_AT - 4;
+    int text = 0;      /* channel, country, device: none is longer than the last byte of its length says, 255 is null */
+    for (; text < 3 && rows.length - start - at >= 4; text++) at += 4 + (row[at + 3] == 255 ? 0 : row[at + 3]);
+    if (text < 3 || rows.length - start < at) {
+        PyErr_Format(PyExc_ValueError, "the row at %zd is cut off", start);
+        return 0;
+    }
+    uint64_t link = 0;
+    for (int i = 0; i < 4; i++) link = link << 8 | row[LINK_AT + i];
+    count_one(links, link << 8 | row[FLAGS_AT], (Span){"", 0});
+    count_one(sources, 0, (Span){(const char *)row + SOURCE_AT, at - SOURCE_AT});
+    return 1;
+}
+
+/* tally(rows, starts, links, sources): raises the counts in two dicts, by link id and flags, and by what a source is made of. */
+static PyObject *tally(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 4 || !PyBytes_Check(args[0]) || !PyList_Check(args[1]) || !PyDict_Check(args[2]) || !PyDict_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "tally(rows: bytes, starts: list, links: dict, sources: dict)");
+        return NULL;
+    }
+    Span rows = span_of(args[0]);
+    Py_ssize_t count = PyList_GET_SIZE(args[1]);
+    size_t slots = 16;
+    while (slots < 2 * (size_t)count) slots *= 2;
+    Slot *room = PyMem_Calloc(2 * slots, sizeof(Slot));
+    if (room == NULL) return PyErr_NoMemory();
+    Tally links = {room, NULL, NULL, slots - 1}, sources = {room + slots, NULL, NULL, slots - 1};
+    int whole = 1;
+    for (Py_ssize_t i = 0; whole && i < count; i++) {
+        Py_ssize_t start = PyLong_AsSsize_t(PyList_GET_ITEM(args[1], i));
+        whole = !(start == -1 && PyErr_Occurred());
+        if (whole && (start < 0 || start > rows.length)) {
+            PyErr_Format(PyExc_ValueError, "there is no row at %zd", start);
+            whole = 0;
+        }
+        whole = whole && tally_row(rows, start, &links, &sources);
+    }
+    whole = whole && raise_counts(args[2], &links, 1) && raise_counts(args[3], &sources, 0);
+    PyMem_Free(room);
+    if (!whole) return NULL;
+    Py_RETURN_NONE;
 }
 
 /* ── The module ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -322,6 +572,7 @@ static PyObject *query_taker(PyObject *Py_UNUSED(self), PyObject *twin) { return
 static PyMethodDef methods[] = {
     {"plain_clicks", plain_clicks, METH_O, "The function that reads a plain click into a `visit`."},
     {"query_taker", query_taker, METH_O, "The function that reads a query; `twin` does what it leaves alone."},
+    {"tally", (PyCFunction)(void (*)(void))tally, METH_FASTCALL, "Counts rows by link and by source."},
     {"spell", spell, METH_O, "A click id's 20 bytes as its 32 characters."},
     {NULL, NULL, 0, NULL},
 };
@@ -331,7 +582,10 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_speedups", NULL, -1
 PyMODINIT_FUNC PyInit__speedups(void) {
     mark_kinds();
     PyObject *made = PyModule_Create(&module);
-    if (made != NULL && PyModule_AddIntConstant(made, "SOURCE_CRC", SOURCE_CRC) < 0) {
+    if (made == NULL) return NULL;
+    plan_name = PyUnicode_InternFromString("plan");
+    if (plan_name == NULL || PyModule_AddType(made, &run_type) < 0 || PyModule_AddType(made, &clerk_type) < 0
+            || PyModule_AddIntConstant(made, "SOURCE_CRC", SOURCE_CRC) < 0) {
         Py_DECREF(made);
         return NULL;
     }

@@ -1,5 +1,6 @@
-"""Builds _speedups.c when the package is installed, where a C compiler is found. Without one, or should it fail, all is whole
-the same: the twins in Python serve. A hook of hatchling (pyproject.toml); the program never imports it, and wheels lack it."""
+"""Builds _speedups.c and the header beside it when the package is installed, where a C compiler is found. Without one, or
+should it fail, all is whole the same: the twins in Python serve. A hook of hatchling (pyproject.toml); the program never
+imports it, and wheels lack it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ class Speedups(BuildHookInterface[Any]):
         compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")
         if shutil.which(compiler[0]) is None:
             compiler = ["cc"]
-        crc = zlib.crc32(source.read_bytes())
+        crc = 0
+        for part in sorted(source.parent.glob("_speedups*.[ch]")):
+            crc = zlib.crc32(part.read_bytes(), crc)
         command = [*compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-DSOURCE_CRC={crc & 0x7FFFFFFF}"]
         command += ["-I" + sysconfig.get_paths()["include"], str(source), "-o", str(built)]
         try:

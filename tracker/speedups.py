@@ -1,14 +1,14 @@
-"""The compiled twins of the click path's innermost functions, where they could be built: see _speedups.c.
+"""The compiled twins of the click path, where they could be built: see _speedups.c.
 
 Each has a twin in Python that does the same, is what everybody reads, and serves where no C compiler was found when the
-package was installed. The same tests hold both; a third holds them together over random bytes.
+package was installed. The same tests hold both; others hold them together over random bytes and random visits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 try:
     _compiled: Any = import_module("tracker._speedups")
@@ -18,6 +18,27 @@ except ImportError:      # no compiler was found
 AVAILABLE = _compiled is not None
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
+
+
+class Clerk(Protocol):
+    """A common click from a connection's bytes to its row and its answer, in one call. While it is open it collects into the
+    lists it was given; a click that comes while it is closed makes it call `begin`, which may open it."""
+
+    def key_visitors(self, key: bytes) -> None:
+        """The key of this day's visitors."""
+
+    def open(
+        self, now_ms: int, rows: list[bytes], answers: list[tuple[Any, bytes]], tails: dict[str, bytes], run: Any, /
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+    def take(self, sink: Any, data: bytes, start: int, here: Any, peer: str, /) -> int:
+        """Where the request behind the one at `start` begins; 0: not a common click, and nothing was done.
+
+        `here`: the Place of `peer`.
+        """
 
 
 def speller(twin: F) -> F:
@@ -33,3 +54,18 @@ def plain_clicks(twin: F, visit: type) -> F:
 def query_taker(twin: F) -> F:
     """What a visitor's query says (storage/clicks/query_columns.py); it hands to `twin` what it leaves alone."""
     return _compiled.query_taker(twin) if _compiled else twin
+
+
+def tally(twin: F) -> F:
+    """Of rows, for the statistics (storage/clicks/statistics.py)."""
+    return _compiled.tally if _compiled else twin
+
+
+def run_of_ids(twin: C) -> C:
+    """The ids of one millisecond (domain/click_id.py)."""
+    return _compiled.Run if _compiled else twin
+
+
+def clerk(**over: Any) -> Clerk | None:
+    """What a lane, its desk and its redirector do with a common click (web/redirect.py says `over` what); None: they do it."""
+    return _compiled.Clerk(**over) if _compiled else None

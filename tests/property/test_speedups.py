@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections import Counter, defaultdict
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import missing
+from test_click_statistics import clicks, encoded
 
 import tracker
 from tracker import speedups
-from tracker.domain.click_id import spell, spell_in_python
+from tracker.domain.click_id import COUNTER_LIMIT, Run, RunInPython, spell, spell_in_python
 from tracker.storage.clicks.query_columns import take_any_query, take_query
+from tracker.storage.clicks.statistics import tally, tally_in_python
 from tracker.web.framing import plain_click, plain_click_in_python
 
 ASKED = (b"utm_source", b"test", b"sub1", b"sub10", b"ext", b"a", b"")
@@ -30,8 +34,10 @@ def test_what_was_built_is_what_is_written() -> None:
     """A module of yesterday's source would be tested, and served, in the place of today's."""
     from tracker import _speedups  # type: ignore[attr-defined]
 
-    source = Path(tracker.__file__).with_name("_speedups.c").read_bytes()
-    assert zlib.crc32(source) & 0x7FFFFFFF == _speedups.SOURCE_CRC, "install the package again: pip install -e ."
+    crc = 0
+    for source in sorted(Path(tracker.__file__).parent.glob("_speedups*.[ch]")):
+        crc = zlib.crc32(source.read_bytes(), crc)
+    assert crc & 0x7FFFFFFF == _speedups.SOURCE_CRC, "install the package again: pip install -e ."
 
 
 @given(st.binary(min_size=20, max_size=20))
@@ -109,7 +115,60 @@ def test_any_place_to_begin_at_is_judged_alike(start: int) -> None:
         assert plain_click(data, start) is None
 
 
+id_steps = st.lists(st.tuples(st.integers(0, 2**30 - 1) | st.sampled_from([0, 1, 2**30 - 1]), st.integers(0, 63)), max_size=8)
+
+
+@given(st.binary(min_size=15, max_size=15), st.integers(0, COUNTER_LIMIT - 1) | st.integers(1, 4).map(lambda n: COUNTER_LIMIT - n),
+       st.binary(min_size=1, max_size=64), id_steps)
+def test_ids_are_made_alike(base: bytes, first: int, key: bytes, steps: list[tuple[int, int]]) -> None:
+    # What time, key number and worker leave zero: flags, link and counter.
+    base = (int.from_bytes(base, "big") & ~(63 << 69 | (2**30 - 1) << 35 | 2**20 - 1)).to_bytes(15, "big")
+    compiled, python = Run(base, first, key), RunInPython(base, first, key)
+    for link, flags in steps:
+        assert python.next(link, flags) == compiled.next(link, flags)
+
+
+def test_ids_of_a_millisecond_end_alike() -> None:
+    compiled, python = Run(bytes(15), 7, b"k"), RunInPython(bytes(15), 7, b"k")
+    for _ in range(COUNTER_LIMIT):
+        assert python.next(1, 0) == compiled.next(1, 0) is not None
+    assert python.next(1, 0) is compiled.next(1, 0) is None
+
+
+@pytest.mark.parametrize(("base", "first", "key"), [
+    (b"short", 0, b"k"), (bytes(16), 0, b"k"), (bytes(15), COUNTER_LIMIT, b"k"), (bytes(15), -1, b"k"), (bytes(15), 0, b""),
+    (bytes(15), 0, b"k" * 65)])
+def test_no_ids_are_made_of_what_has_no_place(base: bytes, first: int, key: bytes) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        Run(base, first, key)
+
+
+@pytest.mark.parametrize(("link", "flags"), [(-1, 0), (2**30, 0), (2**70, 0), (1, -1), (1, 64)])
+def test_no_id_is_made_of_a_number_too_large(link: int, flags: int) -> None:
+    """Its bits would be those of its neighbour."""
+    with pytest.raises(OverflowError):
+        Run(bytes(15), 0, b"k").next(link, flags)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])      # rows are slowly made up, on a busy machine
+@given(st.lists(clicks.map(encoded), max_size=10), st.integers(0, 200))
+def test_rows_are_tallied_alike_and_none_beyond_its_end(rows: list[bytes], cut: int) -> None:
+    starts, whole = [0, *accumulate(map(len, rows))][:-1], b"".join(rows)
+    compiled, python = ((Counter[tuple[int, int]](), defaultdict[bytes, int](int)) for _ in range(2))
+    tally(whole, starts, *compiled)
+    tally_in_python(whole, starts, *python)
+    assert python == compiled
+    for start in (-1, len(whole) + 1, len(whole)):
+        with pytest.raises(ValueError, match="row at"):
+            tally(whole, [start], *compiled)
+    if rows and cut < 86:      # what is cut off there ends within the three texts, at the latest behind their lengths
+        with pytest.raises(ValueError, match="cut off"):
+            tally(whole[: starts[-1] + cut], [starts[-1]], *compiled)
+
+
 def test_what_is_no_bytes_is_an_error_and_no_crash() -> None:
+    with pytest.raises(TypeError):
+        tally(b"", (), Counter(), defaultdict(int))  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         plain_click(bytearray(WHOLE), 0)  # type: ignore[arg-type]
     with pytest.raises(TypeError):

@@ -127,6 +127,32 @@ def uuid_time_ms(uuid: bytes) -> int:
     return int.from_bytes(uuid[:6], "big") >> 3
 
 
+class RunInPython:
+    """The ids of one millisecond: `base`, what is the same in all of them (15 bytes, link and counter zero), counted on from
+    `first` until COUNTER_LIMIT are made."""
+
+    __slots__ = ("_base", "_counter", "_hash", "_left")
+
+    def __init__(self, base: bytes, first: int, key: bytes) -> None:
+        self._base, self._counter, self._left = int.from_bytes(base, "big"), first, COUNTER_LIMIT
+        self._hash = blake2b(key=key, digest_size=5)
+
+    def next(self, link: int, flags: int) -> tuple[bytes, bytes] | None:
+        """Uuid and token of the next id; None when they are used up."""
+        if not self._left:
+            return None
+        head = (self._base | flags << 69 | link << 35 | self._counter).to_bytes(15, "big")
+        self._counter = (self._counter + 1) & (COUNTER_LIMIT - 1)
+        self._left -= 1
+        mac_of = self._hash.copy()
+        mac_of.update(head)
+        body = head + mac_of.digest()
+        return body[:16], spell(body)
+
+
+Run: type[RunInPython] = speedups.run_of_ids(RunInPython)
+
+
 class ClickIdMaker:
     """Makes the ids of one start of one worker: unique because time never goes back within it and no other start has its number.
 
@@ -134,44 +160,36 @@ class ClickIdMaker:
     millisecond is added. `random_counter()` gives 0 … COUNTER_LIMIT - 1.
     """
 
-    __slots__ = ("_base", "_counter", "_first", "_hash", "_key_number", "_last_ms", "_random_counter", "_worker")
+    __slots__ = ("_key", "_key_number", "_last_ms", "_random_counter", "_worker", "run")
 
     def __init__(self, *, keyring: Keyring, worker: int, random_counter: Callable[[], int]) -> None:
         if not 0 <= worker < WORKER_LIMIT:
             raise ValueError("a worker number has 15 bits")
-        self._hash = blake2b(key=keyring.signing_key, digest_size=5)
-        self._key_number = keyring.signing_number
+        self._key, self._key_number = keyring.signing_key, keyring.signing_number
         self._worker = worker << 20
         self._random_counter = random_counter
-        self._last_ms = -1
-        self._counter = self._first = 0
-        self._base = 0
+        self._enter(0)
 
     def use(self, keyring: Keyring) -> None:
         """Go on under another key, from the next millisecond on: under a number that was used in this one before, an id could
         come twice."""
-        self._hash = blake2b(key=keyring.signing_key, digest_size=5)
-        self._key_number = keyring.signing_number
+        self._key, self._key_number = keyring.signing_key, keyring.signing_number
         self._enter(self._last_ms + 1)
+
+    def begin(self, now_ms: int) -> None:
+        """The ids until the next call are of this millisecond, or of the last one should the clock have been set back."""
+        if now_ms > self._last_ms:
+            self._enter(now_ms)
 
     def make(self, now_ms: int, link: int, *, test: bool = False, not_spooled: bool = False) -> tuple[bytes, bytes]:
         """A new id for `link`: the uuid of 16 bytes that the tables store, and the token of 32 characters."""
-        if now_ms > self._last_ms:
-            self._enter(now_ms)
-        else:
-            self._counter = (self._counter + 1) & (COUNTER_LIMIT - 1)
-            if self._counter == self._first:
-                self._enter(self._last_ms + 1)
-        number = self._base | link << 35 | self._counter
-        if test or not_spooled:
-            number |= (_TEST if test else 0) << 69 | (_NOT_SPOOLED if not_spooled else 0) << 69
-        head = number.to_bytes(15, "big")
-        mac_of = self._hash.copy()
-        mac_of.update(head)
-        body = head + mac_of.digest()
-        return body[:16], spell(body)
+        self.begin(now_ms)
+        flags = (_TEST if test else 0) | (_NOT_SPOOLED if not_spooled else 0)
+        while (made := self.run.next(link, flags)) is None:
+            self._enter(self._last_ms + 1)
+        return made
 
     def _enter(self, ms: int) -> None:
         self._last_ms = ms
-        self._counter = self._first = self._random_counter()
-        self._base = ms << 75 | self._key_number << 65 | self._worker
+        base = ms << 75 | self._key_number << 65 | self._worker
+        self.run = Run(base.to_bytes(15, "big"), self._random_counter(), self._key)

@@ -56,6 +56,7 @@ class Template:
     asked: tuple[str, ...]              # distinct slots but click_id and channel: what the visitor's query is asked for
     asked_names: tuple[bytes, ...]      # of parameters: utm_source and test, which every visit is asked for, then `asked`
     around: tuple[bytes, bytes] | None  # what stands about {click_id}, if that is the one slot: the common case
+    pieces: tuple[bytes, ...] | None    # literal, parameter's name or b"" for {click_id}, literal …; None: has other slots
 
     def fill(self, value: Callable[[str], bytes], passed: bytes = b"") -> bytes:
         """The URL, with `value(slot)` (already percent-encoded) in each slot and `passed` (a raw query) appended."""
@@ -134,6 +135,7 @@ def parse_template(
         asked=asked,
         asked_names=(b"utm_source", b"test", *(slot.removeprefix("query.").encode() for slot in asked)),
         around=(literals[0], literals[1] + fragments[0]) if slots == ["click_id"] and not fragment_slots else None,
+        pieces=None if fragment_slots or "channel" in slots else _alternating([*literals[:-1], literals[-1] + fragments[0]], slots),
     )
 
 
@@ -173,6 +175,13 @@ def _pieces(
     return literals, slots
 
 
+def _alternating(literals: Sequence[bytes], slots: Sequence[str]) -> tuple[bytes, ...]:
+    pieces = [literals[0]]
+    for slot, literal in zip(slots, literals[1:], strict=True):
+        pieces += (b"" if slot == "click_id" else slot.removeprefix("query.").encode(), literal)
+    return tuple(pieces)
+
+
 def _literal(text: str, offset: int, refuse: Callable[[int, str], BadTemplate]) -> bytes:
     if "}" in text:
         raise refuse(offset + text.index("}"), "this } closes nothing")
@@ -191,6 +200,10 @@ def passed_query(raw_query: bytes, template: Template) -> bytes:
         if pair and unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" ")).lower() not in template.query_names
     ]
     return b"&".join(kept).replace(b"#", b"%23")
+
+
+# What the compiled clerk needs of a link: link id, open until (ms), columns, referrer policy, the destination's pieces.
+Plan = tuple[int, int, bytes, str, tuple[bytes, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +225,7 @@ class Link:
     expires_at_ms: int | None
     open_until_ms: int            # leads to its destination before this moment, to its fallback, if any, from then on
     columns: bytes                # link_id, version, program_id and partner_id as every row of it holds them (clicks/rows.py)
+    plan: Plan | None             # None: its clicks are not the common case (web/redirect.py serves them)
 
     @classmethod
     def compile(
@@ -221,13 +235,17 @@ class Link:
     ) -> Link:
         """From a row of `links`. Raises BadTemplate."""
         constants = {"program": program_slug, "partner": partner_slug, "link": slug}
+        template = parse_template(destination, constants)
+        open_until_ms = 0 if status != "active" else TIME_LIMIT if expires_at_ms is None else expires_at_ms
+        columns = _COLUMNS(4, link_id, 4, version, 4, program_id, 4, partner_id)
+        plan = None
+        if template.pieces is not None and not (channel or pass_query or allow_test):
+            plan = (link_id, open_until_ms, columns, referrer_policy, template.pieces)
         return cls(
-            link_id=link_id, slug=slug, program_id=program_id, partner_id=partner_id, version=version,
-            destination=parse_template(destination, constants),
+            link_id=link_id, slug=slug, program_id=program_id, partner_id=partner_id, version=version, destination=template,
             fallback=None if fallback is None else parse_template(fallback, constants, field="fallback"),
             channel=channel and channel.encode()[:CHANNEL_LIMIT].decode("utf-8", "ignore"),
             pass_query=pass_query, referrer_policy=referrer_policy, allow_test=allow_test,
             status=status, expires_at_ms=expires_at_ms,
-            open_until_ms=0 if status != "active" else TIME_LIMIT if expires_at_ms is None else expires_at_ms,
-            columns=_COLUMNS(4, link_id, 4, version, 4, program_id, 4, partner_id),
+            open_until_ms=open_until_ms, columns=columns, plan=plan,
         )

@@ -153,11 +153,12 @@ class Places:
 
     def __init__(self, *, trusted: Sequence[Network], ip_mode: str, countries: Countries | None) -> None:
         self._trusted, self._ip_mode, self._countries = trusted, ip_mode, countries
-        self._of: Memo[tuple[str, bytes], Place] = Memo(self._judge, length=lambda key: len(key[1]))
+        self.trusting = bool(trusted)      # whether X-Forwarded-For is looked at
+        self.known: Memo[tuple[str, bytes], Place] = Memo(self._judge, length=lambda key: len(key[1]))
 
     def of(self, peer: str, forwarded: bytes) -> Place:
         """`peer` is the socket's address, `forwarded` the X-Forwarded-For lines joined by commas, b"" when there is none."""
-        return self._of[peer, forwarded if self._trusted else b""]
+        return self.known[peer, forwarded if self.trusting else b""]
 
     def of_request(self, request: web.Request) -> Place:
         """Of a request that aiohttp has read."""

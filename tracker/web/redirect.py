@@ -6,10 +6,11 @@ row; `commit`, once per loop iteration, writes all of them in one frame; the lan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import Protocol
+from typing import Any, Protocol
 
+from tracker import speedups
 from tracker.domain.click_id import ClickIdMaker, sub_key
 from tracker.domain.link import CHANNEL_LIMIT, Link, Template, passed_query, percent_encode
 from tracker.storage.clicks.query_columns import NO_QUERY, take_query
@@ -28,7 +29,7 @@ from tracker.storage.clicks.rows import (
     text,
 )
 from tracker.storage.spool.spool import SpoolUnavailable
-from tracker.web.agents import MEMO_LIMIT, Agent, Memo, Place, Referrer, judge_agent, judge_referrer
+from tracker.web.agents import MEMO_LIMIT, Agent, Memo, Place, Places, Referrer, judge_agent, judge_referrer
 from tracker.web.framing import Visit
 
 LOCATION_LIMIT = 3500      # bytes: the whole answer fits the 4 KiB that nginx takes by default, so no query can make a 502
@@ -73,7 +74,29 @@ class Redirector:
         self._now_ms = 0
         self._spooled = True
         self._rows: list[bytes] = []
-        self._visits = self._prefetches = self._heads = 0
+        self._prefetches = self._heads = 0
+        self._clerk: speedups.Clerk | None = None
+
+    def clerk(self, places: Places, found: bytes, begin: Callable[[], None]) -> speedups.Clerk | None:
+        """The compiled twin of `click`, and of what lane and desk do about it, over the same memory; None where there is none.
+
+        It takes a common click: a plain GET of an open link (Link.plan) whose agent, referrer, channel and address were met
+        before, its query in ASCII with no name twice, the spool writable. `found` is how its answer begins; it calls `begin`
+        before the first click after each `commit`.
+        """
+        if isinstance(self.links, dict):
+            self._clerk = speedups.clerk(
+                links=self.links, agents=self._agents, referrers=self._referrers, sources=self._sources, places=places.known,
+                lately=self._lately, before_id=ROW_HEAD, before_visitor=VISITOR_HEAD, found=found, begin=begin,
+                trusting=places.trusting, flood_clicks=FLOOD_CLICKS, flood_flag=FLOOD, location_limit=LOCATION_LIMIT,
+            )
+            self._visitor_day = -1      # `begin` gives it the key
+        return self._clerk
+
+    def open_clerk(self, answers: list[tuple[Any, bytes]], tails: dict[str, bytes]) -> None:
+        """Until `commit` it may take clicks, if this moment's rows can be written. Their answers go to `answers`."""
+        if self._clerk is not None and self._spooled:
+            self._clerk.open(self._now_ms, self._rows, answers, tails, self._ids.run)
 
     def begin(self, now_ms: int) -> None:
         """The clicks until `commit` share this moment, and whether the spool can be written."""
@@ -84,6 +107,7 @@ class Redirector:
             self._lately_since_ms = now_ms
         if now_ms // DAY_MS != self._visitor_day:
             self._key_visitors(now_ms // DAY_MS)
+        self._ids.begin(now_ms)
 
     def click(self, link: Link, visit: Visit, place: Place) -> bytes | None:
         """Take one visit of a known link, and say where it is sent. None: paused or expired, and no fallback (410); no row then."""
@@ -129,8 +153,6 @@ class Redirector:
             self._heads += 1
         elif prefetch:
             self._prefetches += 1
-        else:
-            self._visits += 1
         around = template.around
         if around is not None and not link.pass_query:
             return around[0] + token + around[1]
@@ -139,11 +161,13 @@ class Redirector:
 
     def commit(self) -> None:
         """Write what was collected, in one frame. Never raises: what cannot be written goes out all the same, and is counted."""
-        rows, clicks, prefetches, heads = self._rows, self._visits, self._prefetches, self._heads
+        if self._clerk is not None:
+            self._clerk.close()
+        rows, prefetches, heads = self._rows, self._prefetches, self._heads
         if not rows:
             return
         self._rows = []      # before the write: should it end in what nobody foresaw, nothing of this is counted with the next
-        self._visits = self._prefetches = self._heads = 0
+        self._prefetches = self._heads = 0
         appended = 0
         if self._spooled:
             try:
@@ -151,13 +175,16 @@ class Redirector:
                 appended = len(rows)
             except SpoolUnavailable:
                 appended = 0      # the log knows, counts and says why; ids are flagged from here on
-        self._counts.add(clicks=clicks, prefetches=prefetches, heads=heads, appended=appended, unlogged=len(rows) - appended)
+        clicks, unlogged = len(rows) - prefetches - heads, len(rows) - appended
+        self._counts.add(clicks=clicks, prefetches=prefetches, heads=heads, appended=appended, unlogged=unlogged)
 
     def _key_visitors(self, day: int) -> None:
         """Each day has its own key, so that nobody is known again on another."""
         self._visitor_day = day
         key = blake2b(day.to_bytes(8, "big"), key=self._visitor_key, digest_size=32).digest()
         self._visitor_hash = blake2b(key=key, digest_size=8)
+        if self._clerk is not None:
+            self._clerk.key_visitors(key)
 
 
 _NO_VALUES: tuple[bytes, ...] = ()

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from typing import Final
 
+from tracker import speedups
 from tracker.storage.spool.segments import Column
 
 BUCKET_MS = 15 * 60 * 1000
@@ -56,6 +57,21 @@ _KINDS = ("click", "bot", "prefetch", "head", "test")
 _KIND_FIELDS = [_LENGTH.pack(len(word)) + word.encode() for word in _KINDS]
 
 
+def tally_in_python(
+    rows: bytes, starts: list[int], links: Counter[tuple[int, int]], sources: defaultdict[bytes, int]
+) -> None:
+    """Raise the counts by link id and flags, and by what a source is made of, for the rows that begin at `starts`."""
+    links.update(map(partial(_LINK.unpack_from, rows), starts))
+    takes = _TAKES
+    for start in starts:
+        at = start + _CHANNEL_AT + takes[rows[start + _CHANNEL_AT - 1]]  # of the country's length
+        at += 4 + takes[rows[at + 3]]  # of the device's
+        sources[rows[start + _SOURCE_AT : at + 4 + takes[rows[at + 3]]]] += 1
+
+
+tally = speedups.tally(tally_in_python)
+
+
 class ChannelLimit:
     """Which channels are counted by name: the first CHANNELS_MAX of a partner and day. One for each shipper."""
 
@@ -90,28 +106,20 @@ class StatisticsCount:
         self._links: defaultdict[int, Counter[tuple[int, int]]] = defaultdict(Counter)
         self._sources: defaultdict[int, defaultdict[bytes, int]] = defaultdict(lambda: defaultdict(int))
 
-    def add(self, rows: bytes, starts: Sequence[int]) -> None:
+    def add(self, rows: bytes, starts: list[int]) -> None:
         """Count the rows that begin at `starts` in `rows`. Rows must be whole: those PostgreSQL has accepted."""
         if not starts:
             return
         spans = set(map(partial(_SPAN.unpack_from, rows), starts))  # of 8 seconds each: one or two
         first, last = _bucket(min(spans)[0] << 32), _bucket((max(spans)[0] + 1 << 32) - 1)
         if first == last:  # so it is 98 times of 100
-            self._add(first, rows, starts)
+            tally(rows, starts, self._links[first], self._sources[first])
             return
         parts: defaultdict[int, list[int]] = defaultdict(list)
         for start in starts:
             parts[_bucket(_TIME.unpack_from(rows, start)[0])].append(start)
         for bucket, part in parts.items():
-            self._add(bucket, rows, part)
-
-    def _add(self, bucket: int, rows: bytes, starts: Sequence[int]) -> None:
-        self._links[bucket].update(map(partial(_LINK.unpack_from, rows), starts))
-        sources, takes = self._sources[bucket], _TAKES
-        for start in starts:
-            at = start + _CHANNEL_AT + takes[rows[start + _CHANNEL_AT - 1]]  # of the country's length
-            at += 4 + takes[rows[at + 3]]  # of the device's
-            sources[rows[start + _SOURCE_AT : at + 4 + takes[rows[at + 3]]]] += 1
+            tally(rows, part, self._links[bucket], self._sources[bucket])
 
     def encode(self, channels: ChannelLimit, most: int) -> Iterator[tuple[bytes, int]]:
         """The counts as COPY tuples for click_stats_new, in the order of STATISTICS_COLUMNS, and how many they are.

@@ -55,7 +55,7 @@ class ClickBatch:
 
     first_seq: int
     rows: bytes
-    starts: Sequence[int]
+    starts: list[int]
     columns: tuple[Column, ...]
 
     @classmethod
@@ -213,7 +213,7 @@ async def _pieces(rows: memoryview) -> AsyncIterator[bytes | memoryview]:
     yield _COPY_TAIL
 
 
-async def _count(count: StatisticsCount, rows: bytes, starts: Sequence[int]) -> None:
+async def _count(count: StatisticsCount, rows: bytes, starts: list[int]) -> None:
     for first in range(0, len(starts), _SLICE_ROWS):
         count.add(rows, starts[first : first + _SLICE_ROWS])
         await asyncio.sleep(0)
