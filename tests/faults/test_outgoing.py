@@ -102,7 +102,7 @@ def test_endpoints_that_mean_harm_reach_nothing_and_slow_nobody(dsn: str, tmp_pa
 @pytest.mark.fault(37)
 def test_what_waits_is_sent_when_the_tracker_is_back(dsn: str, tmp_path: Path) -> None:
     """A partner's tracker that is down is no harm: it hears of every sale, once it is up, and of each once."""
-    make_world(dsn, links=3)
+    make_world(dsn)
     with receiver("127.0.0.2") as theirs:
         theirs.answer = says(b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n")
         execute(dsn, ENDPOINT.format(number=1, host="down", url=theirs.url("/?t={txid}")))

@@ -54,6 +54,8 @@ class Talk:
         """The next answer, whole, its date replaced by one constant."""
         async with asyncio.timeout(20):
             top = await self.reader.readuntil(b"\r\n\r\n")
+            if top.startswith(b"HTTP/1.1 100 "):
+                top = await self.reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"\r\nContent-Length: (\d+)\r\n", top)
             assert length is not None, top
             body = b"" if head else await self.reader.readexactly(int(length[1]))
@@ -83,7 +85,8 @@ def raw_of(case: dict[str, Any]) -> bytes:
 
 def closes(answer: bytes) -> bool:
     """Whether it says that its connection ends."""
-    return b"\r\nConnection: close\r\n" in answer or answer.startswith(b"HTTP/1.0 ")
+    old = answer.startswith(b"HTTP/1.0 ") and b"\r\nConnection: keep-alive\r\n" not in answer
+    return old or b"\r\nConnection: close\r\n" in answer
 
 
 def unversioned(answer: bytes) -> bytes:

@@ -70,9 +70,9 @@ async def test_a_body_without_a_declared_length_is_cut_at_the_limit(door: Door) 
 
 
 async def test_a_body_that_never_comes_is_given_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sender that stalls must not hold a connection for ever."""
+    """A sender that stalls must not hold a connection for ever. (The lane's sweep ends what is not whole, without a word.)"""
     monkeypatch.setattr("tracker.web.postback.BODY_SECONDS", 0.05)
-    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.ports[HttpOnlyLanes])
     writer.write(b"POST /postback HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{")
     answer = await asyncio.wait_for(reader.readuntil(b"}"), 5)
     assert answer.startswith(b"HTTP/1.1 408 ")
