@@ -21,6 +21,8 @@ SUMS = {"redirect_path": 0, "redirects": 2, "postbacks": 2, "table_size": 2, "pa
 """How many accounts a benchmark settles, where that is not one: with each database, or each way to store. redirect_path
 stores nothing."""
 
+QUICK = {"redirect_path", "redirects", "proxied", "postbacks", "ship"}      # tried in CI, the others nightly: half a minute each
+
 
 @pytest.fixture(autouse=True)
 def _own_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +30,7 @@ def _own_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redirect_path, "stay_off_the_servers_core", lambda: None)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.nightly) for name in NAMES])
 def test_a_short_run_loses_nothing_and_leaves_nothing(name: str) -> None:
     """Each benchmark compares what clients saw with what PostgreSQL has; a bench that rots is a claim without an address."""
     for tool in ("wrk", "nginx", "taskset", "openssl"):
