@@ -303,7 +303,7 @@ BUGS: Final = (
     ),
     Bug(
         "a sender waits for PostgreSQL", "a postback is answered when it is committed, and not before",
-        (Edit("tracker/web/postback_intake.py", "timeout=AWAY_SECONDS if away else _seconds_until(give_up_at)", "timeout=60"),),
+        (Edit("tracker/web/postback_keeping.py", "call_at(give_up_at, frame.give_up)", "call_later(60, frame.give_up)"),),
         ("tests/faults/test_postgres_away.py::test_stopped_at_once_and_started_again[18-2.0]",
          "tests/faults/test_postgres_away.py::test_hung_and_continued[18-2.0]",
          "tests/faults/test_postgres_unwilling.py::test_a_lock_on_clicks_piles_nothing_up[18-2.0]",
