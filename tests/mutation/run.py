@@ -84,6 +84,7 @@ def judge(module: Module, *, workers: int, every: int = 1, only: list[list[str]]
     """Try every mutant of the module, or each so-manieth, or `only` those and take all others for killed: what results.json
     keeps of it. SystemExit when its tests are red."""
     path, started = ROOT / "tracker" / module.file, time.monotonic()
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"     # a third of a second for each mutant
     with tempfile.NamedTemporaryFile("r") as said:
         _, status, used = os.wait4(fork(module, None, MUTANT_SECONDS, said.name), 0)
         if status:
@@ -150,7 +151,6 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also modules that are as in the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     options = parser.parse_args()
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"     # a third of a second for each mutant
     judged = {}
     for module in (one for one in MODULES if not options.files or one.file in options.files):
         kept = read(options.results).get(module.file, {})
