@@ -50,7 +50,7 @@ class Keeper:
 
     def keep(self, draft: Postback, told: Told, *, give_up_at: float) -> None:
         """Have the message kept. `told` is called, later, once: when it is committed, or `queued`, or neither could be, at the
-        latest SYNC_SECONDS after `give_up_at` (loop time)."""
+        latest SYNC_SECONDS after `give_up_at` (loop time), or after we came to it."""
         if not self._arrived:
             self._loop.call_soon(self._write)
         self._arrived.append(_Waiting(draft, told, give_up_at))
@@ -84,7 +84,9 @@ class Keeper:
 
     async def _promise(self) -> None:
         doubtful, self._doubtful = self._doubtful, []
-        synced = await self._sync(min(waiting.give_up_at for waiting in doubtful) + SYNC_SECONDS)
+        # Late ourselves, for want of a processor? The disk has its time all the same: a late `queued` is worth more than a 503.
+        since = max(self._loop.time(), min(waiting.give_up_at for waiting in doubtful))
+        synced = await self._sync(since + SYNC_SECONDS)
         for message, told, _ in doubtful:
             _tell(told, Answer(QUEUED, self._conversion_id(message)) if synced else None)
 
