@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,16 @@ async def test_while_postgres_is_away_messages_are_queued_and_synced(door: Door)
     assert await door.recorder.drain(10)
     [row] = await door.log()
     assert ("recorded", kept["conversion_id"]) == (row["outcome"], str(row["conversion_id"]))
+
+
+async def test_a_worker_that_had_no_processor_still_promises_what_the_disk_has(door: Door) -> None:
+    """Its time was over before it could look. A 503 would be a second sale under way, and some senders never try again."""
+    async with door.locked():
+        asked = asyncio.ensure_future(door.send(params={"click_id": door.click(), "amount": "2", "token": SHOP_TOKEN}))
+        await eventually(lambda: door.spool.journal.next_seq == 1)
+        time.sleep(0.3 + 2 * postback_keeping.SYNC_SECONDS)      # the fault is its length
+        status, kept = await asyncio.wait_for(asked, 5)
+        assert (200, "queued") == (status, kept.get("status"))
 
 
 @pytest.mark.fault(19)
