@@ -17,7 +17,7 @@ import click
 
 from bench.kit.database import database, work_folder
 from bench.kit.kept import rows_kept
-from bench.kit.machine import LOAD_CORE, RESULTS, need_tools, on_core
+from bench.kit.machine import LOAD_CORE, ROOT, RESULTS, need_tools, on_core
 from bench.kit.plan import Plan, command
 from bench.kit.progress import steps
 from bench.kit.report import Report
@@ -70,6 +70,7 @@ def _draw_one(tracker: Edge, path: Path, requests: Sequence[bytes], seconds: int
         said, _ = spy.communicate(timeout=60)
     if spy.returncode or not path.exists():
         raise click.ClickException(f"py-spy failed: {said[-2000:]}")
+    path.write_text(path.read_text().replace(f"{ROOT}/", ""))      # it quotes its command line: where we live is nobody's business
     return completed
 
 
