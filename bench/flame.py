@@ -17,7 +17,7 @@ import click
 
 from bench.kit.database import database, work_folder
 from bench.kit.kept import rows_kept
-from bench.kit.machine import LOAD_CORE, ROOT, RESULTS, need_tools, on_core
+from bench.kit.machine import LOAD_CORE, RESULTS, ROOT, need_tools, on_core
 from bench.kit.plan import Plan, command
 from bench.kit.progress import steps
 from bench.kit.report import Report
