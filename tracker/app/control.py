@@ -166,7 +166,8 @@ class Control:
                         await asyncio.sleep(GAUGES_SECONDS)
                 finally:
                     connection.terminate()
-            except (*Unavailable, PostgresError):
+            except (*Unavailable, PostgresError) as exc:
+                log.warning("gauges wait for PostgreSQL: %s: %s", type(exc).__name__, exc)
                 await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -82,15 +82,11 @@ _new = tuple.__new__      # what a NamedTuple calls in the end, at a third of th
 
 def plain_click_in_python(data: bytes, start: int) -> PlainClick | None:
     """The request at `start` when it is a plain click and whole; None: something else, judge it with `frame`."""
-    line = _LINE.match(data, start, start + CLICK_HEAD_LIMIT)
-    if line is None:
+    head = plain_head(_LINE, data, start)
+    if head is None:
         return None
-    begin = line.end()
-    end = data.find(b"\r\n\r\n", begin, start + CLICK_HEAD_LIMIT) + 4
-    if end < 4:
-        return None
-    headers = data[begin:end]
-    said = _remembered(headers) if end - begin <= REMEMBERED else read_headers(headers)
+    line, headers, end = head
+    said = _remembered(headers) if len(headers) <= REMEMBERED else read_headers(headers)
     if said is None:
         return None
     user_agent, referrer, forwarded, prefetch = said
@@ -99,6 +95,16 @@ def plain_click_in_python(data: bytes, start: int) -> PlainClick | None:
 
 
 plain_click = speedups.plain_clicks(plain_click_in_python, Visit)
+
+
+def plain_head(line: re.Pattern[bytes], data: bytes, start: int) -> tuple[re.Match[bytes], bytes, int] | None:
+    """The request at `start` if its first line is such a one and its head is whole and short: the line, the headers with the
+    empty line behind them, and where they end."""
+    first = line.match(data, start, start + CLICK_HEAD_LIMIT)
+    if first is None:
+        return None
+    end = data.find(b"\r\n\r\n", first.end(), start + CLICK_HEAD_LIMIT) + 4
+    return None if end < 4 else (first, data[first.end():end], end)
 
 
 def read_headers(headers: bytes) -> Said | None:

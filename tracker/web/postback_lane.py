@@ -18,7 +18,7 @@ import orjson
 from aiohttp.helpers import rfc822_formatted_time
 
 from tracker.domain.postback_parameters import read_urlencoded
-from tracker.web.framing import CLICK_HEAD_LIMIT, REMEMBERED, read_headers
+from tracker.web.framing import REMEMBERED, plain_head, read_headers
 from tracker.web.postback_answers import Outcome, body_of, headers_of, status_of
 from tracker.web.postback_auth import Sender, signed_part
 from tracker.web.postback_intake import Delivery, Intake
@@ -46,14 +46,10 @@ def plain_postback(data: bytes, start: int) -> PlainPostback | None:
     """The request at `start` when it is a plain postback and whole; None: something else, judge it with `frame`."""
     if not data.startswith(_BEGIN, start):
         return None
-    line = _LINE.match(data, start, start + CLICK_HEAD_LIMIT)
-    if line is None:
+    head = plain_head(_LINE, data, start)
+    if head is None:
         return None
-    begin = line.end()
-    end = data.find(b"\r\n\r\n", begin, start + CLICK_HEAD_LIMIT) + 4
-    if end < 4:
-        return None
-    headers = data[begin:end]
+    line, headers, end = head
     forwarded = _remembered(headers) if len(headers) <= REMEMBERED else _forwarded(headers)
     return None if forwarded is None else PlainPostback(line[1], forwarded, end)
 
