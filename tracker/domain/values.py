@@ -21,7 +21,6 @@ else:
         return dataclass(slots=slots, kw_only=kw_only, unsafe_hash=True)
 
 
-
 def changed(value: V, **fields: Any) -> V:
     """A copy of a value with slots, with these fields in place of its own: dataclasses.replace at a third of the cost, and as
     little checked by mypy. Not for a class that derives fields from others."""

@@ -337,5 +337,3 @@ class Lane(asyncio.Protocol):
             self._transport.abort()
         else:
             self._transport.close()
-
-

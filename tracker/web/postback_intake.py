@@ -263,4 +263,3 @@ class Intake:
             program_id=None if program is None else program.program_id,
             click_id=None if case.click is None else case.click.uuid,
         ))
-
