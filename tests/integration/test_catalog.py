@@ -13,6 +13,7 @@ from silent_proxy import Proxy
 
 from tracker.storage.catalog import catalog as catalog_module
 from tracker.storage.catalog import snapshot as catalog_snapshot
+from tracker.storage.catalog import sql as catalog_sql
 from tracker.storage.catalog.catalog import Catalog
 
 
@@ -286,6 +287,20 @@ async def test_a_lost_connection_is_found_and_news_of_the_outage_are_read(
     await until(lambda: catalog.loads == 2)
     assert b"link1" in catalog.links
     assert not catalog.database_away
+
+
+async def test_news_in_the_moment_of_stopping_do_not_keep_it_running(db: asyncpg.Connection, dsn: str, tmp_path: Path) -> None:
+    """Whatever turn of the event loop the end falls in: a cancellation that is lost would leave a worker that never ends."""
+    for turns in range(5):
+        one = Catalog(dsn, tmp_path)
+        await one.start()
+        await db.execute(f"NOTIFY {catalog_sql.CHANNEL}, 'links:1'")
+        async with asyncio.timeout(10):
+            while not one.notifications:
+                await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await one.stop()
 
 
 async def test_a_listener_that_died_silently_is_noticed(

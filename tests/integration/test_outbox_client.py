@@ -170,6 +170,7 @@ async def test_what_cannot_be_found_or_reached_is_told_apart(theirs: Receiver) -
     async def speak_no_tls(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"no TLS is spoken here\r\n")
         await writer.drain()
+        writer.close()
 
     assert Answer("unresolved") == await send("http://t.example/", nowhere)
     assert Answer("unresolved") == await send("http://t.example/", Names([]))

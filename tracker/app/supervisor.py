@@ -96,7 +96,8 @@ class Supervisor:
             quick = code is None or loop.time() - started < QUICK_DEATH_SECONDS
             pause = min(RESTART_MAX_SECONDS, max(RESTART_SECONDS, 2 * pause)) if quick else 0.0
             try:
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
             except TimeoutError:
                 continue
             return 0

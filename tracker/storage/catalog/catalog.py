@@ -162,7 +162,8 @@ class Catalog(CatalogMemory):
         while True:
             self.database_away = False
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), PING_SECONDS)
+                async with asyncio.timeout(PING_SECONDS):
+                    await self._wake.wait()
             self._wake.clear()
             if self._resync_wanted or time.monotonic() >= next_resync:
                 self._resync_wanted = False
