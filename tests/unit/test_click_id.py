@@ -56,6 +56,8 @@ def test_an_id_is_made_as_published(vector: Any) -> None:
         (VECTORS[1]["token"][:-1] + "w", "foreign_format"),     # w is not base32hex
         (VECTORS[1]["token"][:-1] + "é", "foreign_format"),
         ("f47ac10b-58cc-4372-a567-0e02b2c3", "foreign_format"),
+        *((odd + VECTORS[1]["token"][1:], "foreign_format") for odd in "+- \t"),       # int() would take all of these
+        (VECTORS[1]["token"][:5] + "_" + VECTORS[1]["token"][6:], "foreign_format"),
         (VECTORS[0]["token"], "unknown_key"),
         (VECTORS[1]["token"][:-1] + ("0" if VECTORS[1]["token"][-1] != "0" else "1"), "forged"),
     ],
@@ -131,7 +133,8 @@ def test_another_key_signs_from_the_next_millisecond_on() -> None:
     """Under a number that was used before in this one, with other bytes behind it, an id could come twice."""
     old, new = Keyring(((3, b"o" * 16),)), Keyring(((4, b"n" * 16),))
     maker = ClickIdMaker(keyring=old, worker=1, random_counter=lambda: 7)
-    before, _ = maker.make(1000, 5)
+    before, token = maker.make(1000, 5)
+    assert (False, False) == (old.verify(token).test, old.verify(token).not_spooled)       # an id is plain unless told
     maker.use(new)
     uuid, token = maker.make(1000, 5)
     assert (1000, 1001) == (uuid_time_ms(before), new.verify(token).time_ms)

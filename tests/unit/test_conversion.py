@@ -51,6 +51,10 @@ def first(message: Postback, facts: Facts | None = None) -> Conversion:
     return step(None, message, facts).after
 
 
+def test_the_outcomes_have_the_words_that_senders_read() -> None:
+    assert ["recorded", "updated", "duplicate", "conflict"] == [str(outcome) for outcome in Outcome]
+
+
 def test_a_first_sale_is_recorded_credited_and_owed() -> None:
     made = step(None, sale())
     assert Outcome.RECORDED == made.outcome
