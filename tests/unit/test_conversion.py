@@ -192,7 +192,8 @@ def test_a_persons_decision_holds_until_messages_rise_above_what_it_saw() -> Non
     assert [("decided", "fraud")] == [(entry.change, entry.detail["reason"]) for entry in decided.history]
     assert [Decimal("-5.00")] == [entry.amount for entry in decided.ledger]
     assert Status.REJECTED == step(decided.after, sale(status=Status.APPROVED)).after.status
-    assert Status.REVERSED == step(decided.after, sale(status=Status.REVERSED)).after.status
+    reversed_ = step(decided.after, sale(status=Status.REVERSED))
+    assert (Status.REVERSED, {"status"}) == (reversed_.after.status, set(reversed_.history[0].detail))     # not the person's reason
     assert Status.APPROVED == step(decided.after, sale(status=Status.APPROVED, ts_ms=CLICKED)).after.status
     assert Outcome.DUPLICATE == decide(decided.after, Status.REJECTED, "fraud", some_facts()).outcome
 
@@ -223,6 +224,7 @@ def test_history_tells_every_visible_change_with_its_new_value() -> None:
     assert 4 == reversed_.after.last_entry
     unknown = step(None, clickless(coupon="x"))
     assert ("none", "unknown_coupon") == (unknown.after.credit.kind, unknown.history[0].detail["credit_reason"])
+    assert "credit" not in unknown.history[0].detail       # nobody before, nobody now
 
 
 @pytest.mark.parametrize(
@@ -284,6 +286,19 @@ def test_facts_without_the_program_are_an_error() -> None:
         first(sale(), Facts())
 
 
+def test_a_program_of_which_nothing_more_is_known_owes_nobody_anything() -> None:
+    """No coupons, no enrolments, no commissions, no links and no clicks are what there is before anybody made any."""
+    bare = ProgramFacts(program_id=7)
+    assert not bare.several_per_key
+    assert Credit("none", "unknown_link") == first(sale(coupon="x"), Facts(programs={7: bare})).credit
+    mine = {11: LinkOwner(7, ANNA)}
+    assert Credit("none", "not_enrolled") == first(sale(coupon="x"), Facts(programs={7: bare}, links=mine)).credit
+    enrolled = replace(bare, enrolments={ANNA: [Standing(0, True)]})
+    unpaid = first(sale(), Facts(programs={7: enrolled}, links=mine))
+    assert (Credit("id", None, ANNA), Money(Decimal(0), None)) == (unpaid.credit, unpaid.owed)
+    assert {} == Facts().endpoints
+
+
 def test_a_program_without_terms_has_the_usual_ones() -> None:
     """Thirty days, approved; and before the first terms (a clock a little behind) the first."""
     assert ProgramTerms(0, 30, Status.APPROVED) == ProgramFacts(program_id=7).terms_at(5)
@@ -322,12 +337,14 @@ def test_commission_is_rounded_once_in_its_currency() -> None:
     third = CommissionTerm(valid_from_ms=0, kind="percent", rate=Decimal("33.333333"))
     fixed = CommissionTerm(valid_from_ms=0, kind="fixed", amount=Decimal("1.005"), currency="EUR")
     assert Money(Decimal(33), "JPY") == commission(third, Decimal(100), "JPY")
+    assert Money(Decimal(33), "JPY") == commission(replace(third, currency="EUR"), Decimal(100), "JPY")      # the sale's counts
     assert Money(Decimal("1.01"), "EUR") == commission(fixed, None, None)
     assert Money(Decimal(0), None) == commission(third, None, None) == commission(None, Decimal(1), "EUR")
 
 
 def test_an_id_says_whether_its_row_will_come() -> None:
     assert was_spooled(CLICK)
+    assert all(was_spooled((CLICKED << 83 | other).to_bytes(16, "big")) for other in (1 << 83, 1 << 81, 1 << 80))
     assert not was_spooled((CLICKED << 83 | 1 << 82).to_bytes(16, "big"))
 
 

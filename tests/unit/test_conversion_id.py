@@ -48,6 +48,10 @@ def test_a_txid_wins_over_the_click_as_key() -> None:
     assert ConversionKey(7, "sale", "A", None) == key
 
 
+def test_without_a_txid_the_click_is_the_key() -> None:
+    assert ConversionKey(7, "sale", None, b"c" * 16) == key_of(message(click_id=b"c" * 16), several_per_key=False)
+
+
 def test_event_ids_count_only_where_the_program_allows_several() -> None:
     """Danger: a program of one sale per order must not be paid twice because a sender numbers its events."""
     first, second = message(txid="A", event_id="1"), message(txid="A", event_id="2")

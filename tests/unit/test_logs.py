@@ -67,7 +67,8 @@ def test_any_text_makes_one_line_that_every_parser_reads(message: str, field: st
     assert message.encode(errors="backslashreplace").decode() == fields["msg"]
 
 
-@pytest.mark.parametrize("value", [10**40, math.nan, math.inf, b"\xff", {"a": 1}, None, True, object(), [1]], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [10**40, math.nan, math.inf, b"\xff", {"a": 1}, None, True, object(), [1]],
+                         ids=lambda value: type(value).__name__)
 def test_any_field_can_be_logged(value: object) -> None:
     json.loads(as_json(record("x", value=value)), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
