@@ -53,6 +53,7 @@ async def test_a_mark_moves_by_all_rows_wherever_they_went_and_no_other_moves_wi
     await one.execute("BEGIN")
     await cursor.advance(one, 25, stored=5)
     await cursor.commit(one)
+    assert not cursor.in_doubt
     assert (30, 18, 6, 6) == await marks(one)
     assert [(0, 0, 0, 0)] * 3 == [await marks(one, *neighbour_) for neighbour_ in NEIGHBOURS]
     assert (30, False) == (await cursor.claim(one), cursor.in_doubt)
@@ -141,6 +142,18 @@ async def test_who_holds_a_mark_without_being_its_writer_is_not_ended(one: Any, 
         assert "55P03" == refused.value.sqlstate
         await one.execute("ROLLBACK")
     assert [True] * 3 == [await lives(connection) for connection in (one, other, neighbour)]
+
+
+async def test_who_has_the_number_of_a_writer_that_is_gone_is_not_ended(one: Any, other: Any, neighbour: Any) -> None:
+    """Process numbers come again: that of a writer may be a report's by now. Only number and start together are the writer."""
+    await SpoolCursor(7, "clicks").claim(one)
+    number = await other.fetchval("SELECT pg_backend_pid()")
+    await one.execute("UPDATE spool_cursors SET writer_pid = $1 WHERE spool_id = 7 AND log = 'clicks'", number)
+    async with other.transaction():
+        await other.execute("SELECT FROM spool_cursors WHERE spool_id = 7 AND log = 'clicks' FOR UPDATE")
+        with pytest.raises(PostgresError, match="lock timeout"):
+            await SpoolCursor(7, "clicks").claim(neighbour)
+    assert [True] * 2 == [await lives(one), await lives(other)]
 
 
 async def test_a_claim_after_a_doubtful_commit_says_what_became_of_it(one: Any, other: Any) -> None:

@@ -138,7 +138,9 @@ def machine_of(make: Callable[[], System], now: int) -> type[Matching]:
 
 
 @pytest.mark.fault(19, 20, 21)
-@pytest.mark.parametrize(("examples", "steps"), [(250, 25), pytest.param(1200, 50, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    ("examples", "steps"), [(250, 25), pytest.param(1200, 50, marks=[pytest.mark.nightly, pytest.mark.timeout(1_800)])]
+)
 def test_whatever_happens_the_books_are_the_oracles(examples: int, steps: int) -> None:
     checks: Any = list(HealthCheck)
     run_state_machine_as_test(

@@ -55,6 +55,17 @@ def test_a_batch_is_as_large_as_its_limits_allow(cuts: list[int]) -> None:
         assert COLUMNS == found.columns
 
 
+def test_a_log_without_rows_has_an_end_and_a_reader_of_it_something_to_say() -> None:
+    """A worker that was killed before its first click: its spool has segments, and nothing in them."""
+    fs = ModelFs()
+    log = a_log(fs)
+    unread = reader_of(fs, log)
+    assert ([], [], 0, 0) == (unread.segments, unread.unreadable, unread.first_seq, unread.end_seq())
+    log.prepare()
+    dead = reader_of(fs)
+    assert (1, 0, 0, None) == (len(dead.segments), dead.first_seq, dead.end_seq(), dead.read(0, max_rows=1, max_bytes=1))
+
+
 def test_segments_count_up_to_the_first_number_of_every_later_one() -> None:
     def header(first_seq: int) -> SegmentHeader:
         return SegmentHeader("clicks", SPOOL_ID, 1, first_seq, COLUMNS)

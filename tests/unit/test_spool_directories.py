@@ -192,6 +192,15 @@ async def test_verify_reads_every_record_and_names_what_is_missing(tmp_path: Pat
     assert (journal.kind, journal.rows, journal.end_seq, journal.gaps) == ("journal", 0, 0, ())
 
 
+def test_a_new_spool_counts_what_is_there_already(tmp_path: Path) -> None:
+    """After a night without PostgreSQL and a restart: else it would fill the volume before its first look."""
+    first = a_spool(tmp_path)
+    second = a_spool(tmp_path, spool_id=0xDEF)
+    assert second.space.used_bytes >= 2 * first.space.used_bytes > 0
+    second.close()
+    first.close()
+
+
 async def test_prune_unlinks_what_was_shipped_and_sees_what_other_workers_use(tmp_path: Path) -> None:
     """The limit holds for the whole directory, not for each worker."""
     spool = a_spool(tmp_path, max_bytes=20 * 16384)
