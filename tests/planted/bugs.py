@@ -78,8 +78,8 @@ BUGS: Final = (
     Bug(
         "queued before the sync", "a postback is called kept while it is in memory only",
         (Edit("tracker/web/postback_keeping.py", "await self._journal.sync()", "await asyncio.sleep(0)"),),
-        ("tests/integration/test_postback_door.py::test_while_postgres_is_away_messages_are_queued_and_synced[18]",
-         "tests/integration/test_postback_door.py::test_a_journal_that_cannot_be_synced_promises_nothing[18]"),
+        ("tests/integration/test_postback_door.py::test_while_postgres_is_away_messages_are_queued_and_synced[aiohttp-18]",
+         "tests/integration/test_postback_door.py::test_a_journal_that_cannot_be_synced_promises_nothing[aiohttp-18]"),
     ),
     Bug(
         "fsync tried again", "after an fsync error the same file is synced again and believed",
@@ -340,7 +340,7 @@ BUGS: Final = (
     Bug(
         "signatures for ever", "a signature is good whenever it comes",
         (Edit("tracker/web/postback_auth.py", "now_ms // 1000) > TOLERANCE_SECONDS", "now_ms // 1000) > 10**12"),),
-        ("tests/integration/test_postback_door.py::test_signed_postbacks_are_believed_for_five_minutes_under_either_secret[18]",),
+        ("tests/integration/test_postback_door.py::test_signed_postbacks_are_believed_for_five_minutes_under_either_secret[aiohttp-18]",),
         "expired",
     ),
     Bug(
