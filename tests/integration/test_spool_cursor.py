@@ -156,6 +156,15 @@ async def test_who_has_the_number_of_a_writer_that_is_gone_is_not_ended(one: Any
     assert [True] * 2 == [await lives(one), await lives(other)]
 
 
+async def test_what_waiting_does_not_mend_is_told_at_once(one: Any) -> None:
+    """A schema that is not there, a right that is missing: the claim says it, instead of ending a writer for it."""
+    await one.execute("ALTER TABLE spool_cursors RENAME TO renamed")
+    with pytest.raises(PostgresError, match="does not exist"):
+        await SpoolCursor(7, "clicks").claim(one)
+    assert one.is_in_transaction()      # it ended with the first try, which nobody rolled back
+    await one.execute("ROLLBACK")
+
+
 async def test_a_claim_after_a_doubtful_commit_says_what_became_of_it(one: Any, other: Any) -> None:
     cursor = SpoolCursor(7, "clicks")
     await cursor.claim(one)

@@ -8,7 +8,8 @@ from pathlib import Path
 from shipping import click_row
 
 from tracker.storage.clicks.rows import CLICK_COLUMNS
-from tracker.storage.spool.reader import SEEK_FRAMES, Batch, LogReader
+from tracker.storage.spool.reader import SEEK_FRAMES, Batch, Gap, LogReader
+from tracker.storage.spool.segments import DATA_START, segment_name
 from tracker.storage.spool.spool import Spool
 
 ROWS = 6 * SEEK_FRAMES + 7
@@ -59,4 +60,33 @@ async def test_a_seek_gives_others_their_turn(tmp_path: Path) -> None:
         await reader.seek(ROWS - 1)
         other.cancel()
         assert turns >= ROWS // SEEK_FRAMES
+        reader.close()
+
+
+async def test_a_place_whose_row_is_gone_is_read_as_the_gap_that_it_is(tmp_path: Path) -> None:
+    """A bad sector in the middle of a segment, a segment that a person deleted: seeking there is no error, and hides nothing."""
+    rows = [click_row() for _ in range(ROWS)]
+    with written(tmp_path, rows, segment_bytes=2**18) as spool:
+        live = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
+        live.read(0, max_rows=1, max_bytes=1)
+        first, second = live.segments[:2]
+        live.close()
+        file = spool.path / segment_name("clicks", first.index)
+        data = bytearray(file.read_bytes())
+        lost = second.header.first_seq // 2
+        frames = (len(bytes(data).rstrip(b"\0")) - DATA_START) // second.header.first_seq
+        data[DATA_START + lost * frames + frames // 2] ^= 1
+        file.write_bytes(data)
+        reader = LogReader(spool.path, "clicks", spool_id=7)
+        await reader.seek(lost)
+        found = reader.read(lost, max_rows=1, max_bytes=1)
+        assert isinstance(found, Gap)
+        assert lost < found.next_seq
+        reader.close()
+        file.unlink()
+        reader = LogReader(spool.path, "clicks", spool_id=7)
+        await reader.seek(0)
+        found = reader.read(0, max_rows=1, max_bytes=1)
+        assert isinstance(found, Gap)
+        assert second.header.first_seq == found.next_seq
         reader.close()
