@@ -5,6 +5,7 @@ Each round has a seed, and says it: TRACKER_TEST_SEED repeats the first one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
@@ -29,6 +30,13 @@ FAULTS_A_ROUND = 3
 CLICKS = 1_500               # between two faults
 SHORT, LONG = 0.3, 2.0       # seconds that something stays away: within a group's patience, and beyond every one
 RETRY_SECONDS = 0.2
+
+
+def _signal(pid: int, number: int) -> None:
+    """A backend may have ended since it was listed; the others must still be stopped, and go on afterwards."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
 
 
 class InsistentShops:
@@ -99,10 +107,10 @@ class World:
 
     def _stop_for(self, rng: random.Random, pids: list[int]) -> None:
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            _signal(pid, signal.SIGSTOP)
         time.sleep(rng.uniform(SHORT, LONG))      # the fault is its length
         for pid in reversed(pids):
-            os.kill(pid, signal.SIGCONT)
+            _signal(pid, signal.SIGCONT)
 
     def _stop_postgres(self, rng: random.Random) -> None:
         self.database.stop_immediately()
