@@ -282,7 +282,8 @@ BUGS: Final = (
     # Rows of the fault matrix that none of the above belongs to, in its order
     Bug(
         "rows wait in memory", "a row is written some time after its answer",
-        (Edit("tracker/web/desk.py", "self.redirector.commit()", "self._loop.call_later(0.2, self.redirector.commit)"),),
+        (Edit("tracker/web/redirect.py", "self._log.append(rows)",
+              '__import__("asyncio").get_running_loop().call_later(0.2, self._log.append, rows)'),),
         ("tests/faults/test_kill_nine.py::test_of_a_worker_at_random_times[18-1]",), "acknowledged, but no row",
     ),
     Bug(
