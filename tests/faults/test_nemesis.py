@@ -38,7 +38,6 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-
 class InsistentShops:
     """Senders that tell a sale again and again until somebody says 200, as a good one does; every sale is another's word."""
 

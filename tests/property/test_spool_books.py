@@ -8,7 +8,7 @@ import pytest
 from model_fs import ModelFs
 from spools import DIRECTORY, SEGMENT_BYTES, SPOOL_ID, Clock, a_log, always, failing, read_all, recover
 
-from tracker.storage.spool.log import RETRY_SECONDS, SpoolUnavailable, Written
+from tracker.storage.spool.log import RETRY_SECONDS, UNSYNCED_MAX_BYTES, SpoolUnavailable, Written
 from tracker.storage.spool.reader import LogReader
 from tracker.storage.spool.segments import DATA_START, FRAME_HEADER_BYTES, parse_header
 from tracker.storage.spool.space import Space
@@ -43,6 +43,15 @@ async def test_a_log_that_could_make_no_segment_is_empty_and_leaves_no_file() ->
     log.close()
     log.close()
     assert ([], {}) == (fs.listdir(DIRECTORY), fs._open)
+
+
+def test_sixty_four_megabytes_may_wait_for_the_disk() -> None:
+    """Less, and a slow disk costs clicks; more, and it costs the worker its memory."""
+    log = a_log(ModelFs(), unsynced_max_bytes=UNSYNCED_MAX_BYTES)
+    for _ in range(64):
+        log.append([bytes(2**20)])
+    with pytest.raises(SpoolUnavailable, match="does not sync"):
+        log.append([b"one more"])
 
 
 def test_the_first_try_is_made_at_once_whatever_the_clock_says() -> None:

@@ -12,7 +12,7 @@ from spools import COLUMNS, DIRECTORY, SPOOL_ID, a_log, gaps, recover, rows_of
 from tracker.storage.spool import frame_window
 from tracker.storage.spool.log import Log, SpoolUnavailable
 from tracker.storage.spool.reader import SEEK_FRAMES, Batch, Gap, LogReader, chain
-from tracker.storage.spool.segments import DATA_START, SegmentHeader, encode_header, frame_is_whole
+from tracker.storage.spool.segments import DATA_START, SegmentHeader, encode_header, frame_is_whole, segment_name
 
 ROWS = [b"aaa", b"b", b"cc", b"dddd", b"e", b"ff"]
 
@@ -53,6 +53,22 @@ def test_a_batch_is_as_large_as_its_limits_allow(cuts: list[int]) -> None:
         assert isinstance(found, Batch)
         assert what_fits(start, max_rows, max_bytes) == rows_of(found), (start, max_rows, max_bytes)
         assert COLUMNS == found.columns
+
+
+def test_a_reader_that_was_closed_reads_on_where_it_was() -> None:
+    """Its descriptor is given back, and by then another file may have the number."""
+    fs = ModelFs()
+    log = a_log(fs)
+    log.append(ROWS)
+    reader = reader_of(fs, log)
+    before, opened = reader.read(2, max_rows=1, max_bytes=1), len(fs._open)
+    reader.close()
+    assert opened - 1 == len(fs._open)
+    fs.close(fs.open_read(DIRECTORY / segment_name("clicks", 0)))
+    assert before == reader.read(2, max_rows=1, max_bytes=1)
+    reader.close()
+    reader.close()
+    assert opened - 1 == len(fs._open)
 
 
 def test_a_log_without_rows_has_an_end_and_a_reader_of_it_something_to_say() -> None:

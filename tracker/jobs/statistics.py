@@ -35,7 +35,10 @@ _FOLD = """
 
 
 async def fold_statistics(connection: Connection, *, batch_rows: int = FOLD_ROWS) -> int:
-    """Fold what is there now, in transactions of `batch_rows`; how many rows that was. PostgresError; safe to repeat."""
+    """Fold what is there now, in transactions of `batch_rows`; how many rows that was. PostgresError; safe to repeat.
+
+    Two at once take rows out of each other's batches: each counts once, and some may be left to the next run.
+    """
     folded = 0
     while True:
         rows = int(await connection.fetchval(_FOLD, batch_rows))
