@@ -20,6 +20,8 @@ from tracker.storage.spool.reader import LogReader
 
 PROGRAM, OTHER_PROGRAM, PARTNER, COUPON_PARTNER, LINK, CREDENTIAL = 7, 8, 13, 17, 11, 5
 
+A_GROUP_IS_WRITTEN = b'"change":"recorded"'    # in the statement that records sales nobody has heard of, and is their commit
+
 SEED = """
     INSERT INTO programs (program_id, slug, name, currency, pending_cap)
         VALUES (7, 'shop', 'Shop', 'EUR', 2), (8, 'other', 'Other', 'EUR', 2);

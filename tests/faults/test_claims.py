@@ -12,8 +12,9 @@ from proxy import Fault, proxied
 from recording import SEED, assert_money_adds_up, edge, land, outcomes, owed, sale
 from shipping import assert_conserved, click_row, database, eventually, live_spool
 
-from tracker.domain.postback import Status
+from tracker.domain.postback import Postback, Status
 from tracker.storage.conversions.store import apply_messages
+from tracker.storage.conversions.transaction import NoMark, Transaction
 
 SOMEBODY_WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
 
@@ -25,6 +26,19 @@ async def db(dsn: str) -> AsyncIterator[Any]:
         yield connection
 
 
+class Uncommitted(NoMark):
+    """Leaves the transaction open."""
+
+    async def commit(self, connection: Any) -> None:
+        pass
+
+
+async def apply_uncommitted(connection: Any, message: Postback) -> list[str]:
+    """What another edge has decided of a message, and not committed yet."""
+    answers = await apply_messages(Transaction(connection, [message], Uncommitted()), [message])
+    return [answer.status for answer in answers.values()]
+
+
 @pytest.mark.fault(19, 20)
 async def test_a_decision_is_made_from_what_the_claim_found(dsn: str, db: Any, tmp_path: Path) -> None:
     """Danger: an edge that reads, decides, and only then claims writes an approved sale over a reversal it never saw.
@@ -34,11 +48,11 @@ async def test_a_decision_is_made_from_what_the_claim_found(dsn: str, db: Any, t
     click = await land(db)
     async with edge(dsn, tmp_path) as shop, database(dsn) as other_edge:
         assert "recorded" == (await shop.post(sale(click))).status
-        async with other_edge.transaction():
-            reversal = replace(sale(None, amount=None, currency=None, status=Status.REVERSED), message_id=b"r" * 16)
-            assert ["updated"] == [answer.status for answer in (await apply_messages(other_edge, [reversal])).values()]
-            sent = asyncio.ensure_future(shop.post(sale(click, status=Status.APPROVED)))
-            await eventually(lambda: db.fetchval(SOMEBODY_WAITS))
+        reversal = replace(sale(None, amount=None, currency=None, status=Status.REVERSED), message_id=b"r" * 16)
+        assert ["updated"] == await apply_uncommitted(other_edge, reversal)
+        sent = asyncio.ensure_future(shop.post(sale(click, status=Status.APPROVED)))
+        await eventually(lambda: db.fetchval(SOMEBODY_WAITS))
+        await other_edge.execute("COMMIT")
         assert "duplicate" == (await sent).status
     assert ("reversed", Decimal(0)) == tuple(await db.fetchrow("SELECT status, commission_owed FROM conversion_state"))
     assert Decimal(0) == await owed(db)
@@ -51,11 +65,10 @@ async def test_a_new_sale_told_to_two_edges_at_once_is_recorded_by_one(dsn: str,
     """Danger: neither sees the other's row before it is committed; the second must find out, wait, and decide anew."""
     click = await land(db)
     async with edge(dsn, tmp_path) as shop, database(dsn) as other_edge:
-        async with other_edge.transaction():
-            first = replace(sale(click), message_id=b"f" * 16)
-            assert ["recorded"] == [answer.status for answer in (await apply_messages(other_edge, [first])).values()]
-            sent = asyncio.ensure_future(shop.post(sale(click)))
-            await eventually(lambda: db.fetchval(SOMEBODY_WAITS))
+        assert ["recorded"] == await apply_uncommitted(other_edge, replace(sale(click), message_id=b"f" * 16))
+        sent = asyncio.ensure_future(shop.post(sale(click)))
+        await eventually(lambda: db.fetchval(SOMEBODY_WAITS))
+        await other_edge.execute("COMMIT")
         assert "duplicate" == (await sent).status
     assert {"recorded": 1, "duplicate": 1} == await outcomes(db)
     assert Decimal(5) == await owed(db)

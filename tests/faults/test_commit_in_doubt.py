@@ -9,11 +9,13 @@ from typing import Literal
 import pytest
 from demo_world import Database
 from proxy import Fault, proxied_aside
+from recording import A_GROUP_IS_WRITTEN
 from tracker_process import running, tracker_environ, until
 from trade import PART_SECONDS, trading
 
-OF_CLICKS = b"PGCOPY"                # what their connection sends before COMMIT, and no other does
-OF_POSTBACKS = b"plan_cache_mode"
+# What is in the message that commits, and what only this connection sends before.
+OF_CLICKS = b"COMMIT", b"PGCOPY"
+OF_POSTBACKS = A_GROUP_IS_WRITTEN, b""
 ACTIONS: tuple[Literal["cut", "swallow", "late"], ...] = ("cut", "swallow", "late")
 HELD_SECONDS = 2.0
 
@@ -27,8 +29,8 @@ def test_connections_that_break_around_commit(database: Database, tmp_path: Path
     ):
         trade.goes_on()
         for action in ACTIONS:
-            for transaction in (OF_CLICKS, OF_POSTBACKS):
-                fault = proxy.fault = Fault("up", action, on=b"COMMIT", after=transaction)
+            for committing, before in (OF_CLICKS, OF_POSTBACKS):
+                fault = proxy.fault = Fault("up", action, on=committing, after=before)
                 until(fault.struck.is_set, "a COMMIT was sent")
                 trade.goes_on(HELD_SECONDS if action == "late" else PART_SECONDS)
                 proxy.deliver(fault)

@@ -15,7 +15,20 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from postgres_fixtures import SCHEMA
 from proxy import Fault, proxied
-from recording import LINK, PROGRAM, SEED, answer_to, assert_money_adds_up, click_id, edge, land, outcomes, owed, sale
+from recording import (
+    A_GROUP_IS_WRITTEN,
+    LINK,
+    PROGRAM,
+    SEED,
+    answer_to,
+    assert_money_adds_up,
+    click_id,
+    edge,
+    land,
+    outcomes,
+    owed,
+    sale,
+)
 from shipping import DAY_MS, database, eventually, now_ms
 
 from tracker.domain.attribution import Facts, LinkOwner, ProgramFacts, ProgramTerms, Standing
@@ -234,7 +247,7 @@ async def test_a_commit_whose_answer_is_lost_is_not_repeated(dsn: str, db: Any, 
     click = await land(db)
     async with proxied(dsn) as proxy, edge(proxy.dsn, tmp_path) as shop:
         await shop.post(sale(click, txid="first"))
-        fault = proxy.fault = Fault("up", action, on=b"COMMIT")
+        fault = proxy.fault = Fault("up", action, on=A_GROUP_IS_WRITTEN)
         sent = shop.send(*(sale(click, txid=f"A-{n}") for n in range(5)))
         await fault.struck.wait()
         if action == "late":

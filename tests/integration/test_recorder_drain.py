@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from proxy import Fault, proxied
-from recording import SEED, assert_money_adds_up, edge, land, outcomes, sale
+from recording import A_GROUP_IS_WRITTEN, SEED, assert_money_adds_up, edge, land, outcomes, sale
 from shipping import database, eventually
 
 SECONDS = 2.0
@@ -31,7 +31,7 @@ async def test_everything_is_recorded_and_the_loop_has_ended(dsn: str, db: Any, 
         assert {"recorded": 600} == await outcomes(db)
 
 
-@pytest.mark.parametrize("said", [b"BEGIN", b"COMMIT"])
+@pytest.mark.parametrize("said", [b"", A_GROUP_IS_WRITTEN], ids=["asked", "written"])
 async def test_a_server_that_hangs_costs_the_deadline_once(dsn: str, db: Any, tmp_path: Path, said: bytes) -> None:
     """Danger: a worker that takes twice its time is killed by its orchestrator, in the middle of whatever comes after."""
     click = await land(db)
@@ -53,7 +53,7 @@ async def test_a_connection_lost_while_draining_is_made_anew(dsn: str, db: Any, 
     click = await land(db)
     async with proxied(dsn) as proxy, edge(proxy.dsn, tmp_path) as shop:
         await shop.post(sale(click, txid="first"))
-        fault = proxy.fault = Fault("up", "cut", on=b"COMMIT")
+        fault = proxy.fault = Fault("up", "cut", on=A_GROUP_IS_WRITTEN)
         shop.send(sale(click))
         assert await shop.recorder.drain(20)
         assert fault.struck.is_set()

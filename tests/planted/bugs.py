@@ -130,9 +130,10 @@ BUGS: Final = (
     ),
     Bug(
         "journal's cursor before its messages", "a journal's mark is committed, then what its messages come to",
-        (Edit("tracker/storage/conversions/group_commit.py", "            answers = await apply(",
-              "            await mark.commit(connection)\n"
-              "            await connection.execute(_BEGIN_GROUP.format(part.patience_ms))\n            answers = await apply("),),
+        (Edit("tracker/storage/conversions/transaction.py",
+              "            await self._mark.write(self.connection, self._messages, writes)",
+              "            await self._mark.write(self.connection, self._messages, ())\n"
+              "            await execute_together(self.connection, *writes)"),),
         (f"{RECORDER_TESTS}::test_a_connection_cut_anywhere_in_the_exchange_records_each_once[18]",),
     ),
     # Decide before claim

@@ -75,13 +75,24 @@ async def find_clicks(connection: Connection, click_ids: Iterable[bytes]) -> set
     return await with_strays(connection, wanted, await fetch_together(connection, *asked) if asked else [])
 
 
+def facts_asked(program_ids: Iterable[int], link_ids: Iterable[int], coupons: Iterable[str]) -> Part:
+    """The question for all that is known of these programs, links and coupons (coupon_key): see `facts_of`."""
+    return sql.FACTS, (list(program_ids), list(link_ids), list(coupons))
+
+
 async def read_facts(
     connection: Connection, programs: Mapping[int, ProgramRow], *,
     link_ids: Collection[int], coupons: Collection[str], clicks: Iterable[bytes],
 ) -> Facts:
     """Facts about these programs, links and coupons (coupon_key); `clicks` are those known to be here."""
-    found = await connection.fetchrow(sql.FACTS, list(programs), list(link_ids), list(coupons))
-    assert found is not None      # a SELECT without FROM has one row
+    [[found]] = await fetch_together(connection, facts_asked(programs, link_ids, coupons))
+    return await facts_of(connection, programs, found, clicks)
+
+
+async def facts_of(
+    connection: Connection, programs: Mapping[int, ProgramRow], found: tuple[Any, ...], clicks: Iterable[bytes]
+) -> Facts:
+    """What PostgreSQL answered to `facts_asked`, and who is told of it."""
     link_rows, coupon_rows, term_rows, commission_rows, enrolment_rows, status_rows = (rows or () for rows in found)
     links = {link_id: LinkOwner(program_id, partner_id) for link_id, program_id, partner_id in link_rows}
     by_code: defaultdict[int, dict[str, Coupon]] = defaultdict(dict)

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from tracker.domain.conversion_id import key_of
 from tracker.domain.postback import Postback
@@ -24,16 +24,14 @@ from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.journal_mark import BEGIN
 from tracker.storage.conversions.rows import as_json, hex_of, moment
 from tracker.storage.conversions.store import QUARANTINED, QUEUED, Answer, apply_messages
+from tracker.storage.conversions.transaction import PATIENCE_MS, Mark, Transaction
 from tracker.storage.postgres import Connection, PostgresError, Unavailable
 from tracker.storage.spool.cursor import CursorMovedError
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_MS: Final = 300   # for another edge's open claim, which takes 20 ms when all is well
 LEAST_PATIENCE_MS: Final = 20
 TRIES: Final = 3           # deadlocks, serialization failures, keys that were free a moment ago
-# Planned for the values at hand: look-ups in `clicks` open one partition, where a generic plan locks every one of them.
-_BEGIN_GROUP: Final = f"{BEGIN}; {sql.PLANNED_ANEW}; SET LOCAL lock_timeout = {{}}"
 
 
 class Fault(Enum):
@@ -60,28 +58,8 @@ def fault_of(error: Exception) -> Fault:
     return known.get(state, Fault.DATA if state[:2] in {"22", "23"} else Fault.OUTAGE)
 
 
-Apply = Callable[[Connection, Sequence[Postback]], Awaitable[dict[bytes, Answer]]]
-"""What is done inside the transaction."""
-
-
-class Mark(Protocol):
-    """What moves in a group's transaction along with it: a journal's cursor, rows of `pending`, or nothing."""
-
-    async def move(self, connection: Connection, messages: Sequence[Postback], *, quarantined: int) -> None:
-        """Inside the transaction, before anything else; the messages count as applied if it commits."""
-
-    async def commit(self, connection: Connection) -> None:
-        """End the transaction."""
-
-
-class NoMark:
-    """For messages that no cursor counts: a replay."""
-
-    async def move(self, connection: Connection, messages: Sequence[Postback], *, quarantined: int) -> None:
-        """Nothing moves."""
-
-    async def commit(self, connection: Connection) -> None:
-        await connection.execute("COMMIT")
+Apply = Callable[[Transaction, Sequence[Postback]], Awaitable[dict[bytes, Answer]]]
+"""What is done about them; it commits the transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +94,13 @@ async def commit_group(
     while parts:
         part = parts.pop()
         try:
-            await connection.execute(_BEGIN_GROUP.format(part.patience_ms))
-            await mark.move(connection, part.messages, quarantined=0)
-            answers = await apply(connection, part.messages)
-            await mark.commit(connection)
+            answers = await apply(Transaction(connection, part.messages, mark, patience_ms=part.patience_ms), part.messages)
         except Exception as error:
             fault = Fault.OUTAGE if connection.is_closed() else fault_of(error)
             if fault is Fault.OUTAGE:
                 raise
-            await connection.execute("ROLLBACK")
+            if connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
             if fault is Fault.LOCKED and len(part.units) == 1:
                 locked.append(part.units[0])
             elif fault in (Fault.AGAIN, Fault.TWICE) and part.tries < TRIES:

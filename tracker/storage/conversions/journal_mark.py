@@ -13,6 +13,7 @@ from tracker.domain.postback import Postback
 from tracker.storage.clicks.store import QUARANTINE
 from tracker.storage.postgres import Connection
 from tracker.storage.spool.cursor import SpoolCursor
+from tracker.storage.together import Part
 
 BEGIN: Final = "BEGIN; SET LOCAL synchronous_commit = on"
 """How every transaction begins after which somebody is told `recorded`: durable, whatever the role's default is."""
@@ -34,13 +35,23 @@ class JournalMark:
 
     async def move(self, connection: Connection, messages: Sequence[Postback], *, quarantined: int) -> None:
         """Count the messages as applied; the cursor goes up to the first that is not. Raises CursorMovedError."""
+        stored, spoiled = self._plan(messages, quarantined)
+        await self.cursor.advance(connection, self.next_seq, stored=stored, quarantined=spoiled)
+
+    async def write(self, connection: Connection, messages: Sequence[Postback], parts: Sequence[Part]) -> None:
+        """Move, carry out these statements and commit, all at once. Raises CursorMovedError."""
+        stored, spoiled = self._plan(messages, 0)
+        await self.cursor.advance_with(connection, self.next_seq, parts, stored=stored, quarantined=spoiled)
+        self.next_seq, self.ahead = self._moving
+
+    def _plan(self, messages: Sequence[Postback], quarantined: int) -> tuple[int, int]:
+        """Where the mark is going with these; how many it passes that are stored, and how many that are not."""
         ahead = self.ahead | {sequence_of(message): quarantined for message in messages}
         next_seq, spoiled = self.next_seq, 0
         while (fault := ahead.pop(next_seq, None)) is not None:
             next_seq, spoiled = next_seq + 1, spoiled + fault
-        stored = next_seq - self.next_seq - spoiled
-        await self.cursor.advance(connection, self.next_seq, stored=stored, quarantined=spoiled)
         self._moving = next_seq, ahead
+        return next_seq - self.next_seq - spoiled, spoiled
 
     async def commit(self, connection: Connection) -> None:
         """Commit; only then the mark counts as moved."""

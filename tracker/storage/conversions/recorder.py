@@ -22,10 +22,11 @@ from itertools import islice
 from typing import Final
 
 from tracker.domain.postback import Postback
-from tracker.storage.conversions.group_commit import LEAST_PATIENCE_MS, NoMark, commit_group, rough_key
+from tracker.storage.conversions.group_commit import LEAST_PATIENCE_MS, commit_group, rough_key
 from tracker.storage.conversions.journal import BadJournalRowError, decode_row
 from tracker.storage.conversions.journal_mark import JournalMark, sequence_of
 from tracker.storage.conversions.store import QUEUED, Answer, apply_again, logged_answers
+from tracker.storage.conversions.transaction import PATIENCE_MS, NoMark
 from tracker.storage.postgres import Connection, PostgresError, Unavailable, connect
 from tracker.storage.spool.cursor import CursorMovedError
 from tracker.storage.spool.reader import Batch, Gap, LogReader
@@ -52,9 +53,11 @@ Heard = Callable[[bytes, Answer], None]
 
 async def open_session(dsn: str) -> Connection:
     """A session fit for groups: the server ends it when it idles inside a transaction for 2 s, so that a dead edge's claims
-    do not outlive it by more; and a plan made while a table was empty uses its index, for it is kept. Raises as `connect` does."""
+    do not outlive it by more; and a plan made while a table was empty uses its index, for it is kept. What is one statement
+    is durable and waits for locks as a transaction of transaction.py does. Raises as `connect` does."""
     return await connect(
-        dsn, command_timeout=COMMAND_SECONDS, idle_in_transaction_session_timeout="2s", enable_seqscan="off"
+        dsn, command_timeout=COMMAND_SECONDS, idle_in_transaction_session_timeout="2s", enable_seqscan="off",
+        plan_cache_mode="force_generic_plan", synchronous_commit="on", lock_timeout=f"{PATIENCE_MS}ms",
     )
 
 

@@ -20,7 +20,7 @@ from tracker.domain.postback import Postback
 from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.facts import ProgramRow, programs_asked, programs_of
 from tracker.storage.postgres import Connection, as_uuid
-from tracker.storage.together import fetch_together
+from tracker.storage.together import Part, fetch_together
 
 
 class UnknownProgramError(ValueError):
@@ -65,23 +65,31 @@ def program_key(message: Postback, programs: Mapping[int, ProgramRow]) -> Conver
     return key_of(message, several_per_key=programs[message.program_id].several_per_key)
 
 
+def keys_asked(conversion_ids: Iterable[UUID]) -> list[Part]:
+    """The questions which of these have a row, and which wait for a click: see `screen`."""
+    asked = list(conversion_ids)
+    return [(sql.KNOWN, (asked,)), (sql.WAITING, (asked,))]
+
+
 async def screen(
-    connection: Connection, fresh: Sequence[Postback], programs: Mapping[int, ProgramRow], here: set[bytes]
+    connection: Connection, fresh: Sequence[Postback], programs: Mapping[int, ProgramRow], here: set[bytes],
+    known: dict[UUID, UUID | None], waiting: dict[UUID, UUID],
 ) -> Screened:
-    """Sort new messages, in the order they came. `programs`: theirs; `here`: of their clicks, those whose row is here.
+    """Sort new messages, in the order they came. `programs`: theirs; `here`: of their clicks, those whose row is here; `known`
+    and `waiting`: what PostgreSQL answered to `keys_asked` about their keys, as far as these have no discriminator.
 
     ValueError for a message of no program and no click.
     """
     keys = {message.message_id: key for message in fresh if (key := program_key(message, programs)) is not None}
     ids = {message_id: as_uuid(key.conversion_id) for message_id, key in keys.items()}
+    if apart := [ids[message_id] for message_id, key in keys.items() if key.discriminator]:
+        more_known, more_waiting = await fetch_together(connection, *keys_asked(apart))
+        known, waiting = known | dict(more_known), waiting | dict(more_waiting)
     away = {
         message.message_id for message in fresh
         if message.click_id is not None and message.click_id not in here and was_spooled(message.click_id)
     }
-    asked = [list(ids.values())]
-    known_rows, waiting_rows = await fetch_together(connection, (sql.KNOWN, asked), (sql.WAITING, asked))
-    known = dict(known_rows)
-    awaited = {id_: click_id.bytes for id_, click_id in waiting_rows}
+    awaited = {id_: click_id.bytes for id_, click_id in waiting.items()}
     room = await _room_for_limited(connection, fresh, programs, ids, known.keys() | awaited.keys())
 
     screened = Screened({id_.bytes for id_ in known})

@@ -9,6 +9,8 @@ order, table after table, so that two edges with the same new keys wait for each
 from functools import lru_cache
 from typing import Final
 
+from tracker.storage.together import ALWAYS
+
 
 @lru_cache
 def names_of(columns: str) -> tuple[str, ...]:
@@ -18,8 +20,9 @@ def names_of(columns: str) -> tuple[str, ...]:
 
 LOGGED: Final = "SELECT message_id, outcome, reason, conversion_id FROM postback_log WHERE message_id = ANY($1::uuid[])"
 
-# Once the clicks are found, no statement of a group opens partitions, and its plan may be kept: planning took half their time.
-PLANS_KEPT: Final = "SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"
+# Only look-ups in `clicks` open partitions. The plans of a group's other statements are kept: planning took half their time.
+PLANS_KEPT: Final = "SELECT set_config('plan_cache_mode', 'force_generic_plan', false)"
+PLANS_ANEW: Final = "SELECT set_config('plan_cache_mode', 'force_custom_plan', false)"
 PLANNED_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
 
 # Look-ups in `clicks` name the day's bounds, so that all other partitions are pruned (sessions plan for the values at hand).
@@ -90,7 +93,8 @@ CLAIM_ONE: Final = "UPDATE conversion_state SET version = version + 1 WHERE conv
 
 def _inserting(table: str, columns: str) -> str:
     names = ", ".join(names_of(columns))
-    return f"INSERT INTO {table} ({names}) SELECT * FROM json_to_recordset($1::json) AS r ({columns}) ORDER BY 1, 2"  # noqa: S608
+    rows = f"json_to_recordset($1::json) AS r ({columns}) {ALWAYS}"
+    return f"INSERT INTO {table} ({names}) SELECT * FROM {rows} ORDER BY 1, 2"  # noqa: S608
 
 
 STATE: Final = """

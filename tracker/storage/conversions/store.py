@@ -1,7 +1,8 @@
-"""One group of messages inside one transaction: screen (conversions/screen.py), claim, read, decide, write.
+"""One group of messages: read, screen (conversions/screen.py), claim what is known already, decide, write.
 
-It opens and ends no transaction, but for a person's decision, and retries nothing: whoever calls it does. Deciding is
-domain/conversion.py's; what is here is which rows must be locked and read for it, and what is written of it.
+Reading takes no locks, and one question for nearly all: a group of new sales is two questions and one statement that writes.
+Nothing is retried: whoever calls it does that. Deciding is domain/conversion.py's; what is here is which rows must be locked
+and read for it, and what is written of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from uuid import UUID
 
 from tracker.domain.attribution import Facts
 from tracker.domain.conversion import Conversion, Outcome, Step, attach, decide, fold
-from tracker.domain.conversion_id import ConversionKey
+from tracker.domain.conversion_id import ConversionKey, key_of
 from tracker.domain.outgoing import Outgoing, news
 from tracker.domain.postback import Postback, Status
 from tracker.domain.program import coupon_key
@@ -23,6 +24,8 @@ from tracker.storage.conversions import sql as sql
 from tracker.storage.conversions.facts import (
     ProgramRow,
     clicks_asked,
+    facts_asked,
+    facts_of,
     find_clicks,
     programs_asked,
     programs_of,
@@ -40,7 +43,8 @@ from tracker.storage.conversions.rows import (
     state_row,
     uuid_of,
 )
-from tracker.storage.conversions.screen import Subject, known_programs, program_key, read_programs, screen
+from tracker.storage.conversions.screen import Subject, keys_asked, known_programs, program_key, read_programs, screen
+from tracker.storage.conversions.transaction import Transaction
 from tracker.storage.postgres import Connection, as_uuid
 from tracker.storage.together import Part, execute_together, fetch_together
 
@@ -63,55 +67,76 @@ class Answer:
     reason: str | None = None
 
 
-async def apply_messages(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
+async def apply_messages(transaction: Transaction, messages: Sequence[Postback]) -> dict[bytes, Answer]:
     """Apply these messages, given in the order they came; answers by message id.
 
     A message in the postback log already is not applied again: its answer is the logged one. ValueError for messages
     nothing can be decided about.
     """
-    return await _apply(connection, messages, lambda _: True, sql.WRITE_LOG)
+    return await _apply(transaction, messages, lambda _: True, sql.WRITE_LOG)
 
 
-async def apply_again(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
+async def apply_again(transaction: Transaction, messages: Sequence[Postback]) -> dict[bytes, Answer]:
     """As apply_messages, for a replay: what was quarantined gets another chance, its cause may be mended."""
-    return await _apply(connection, messages, lambda answer: answer.reason != QUARANTINED, sql.WRITE_LOG_AGAIN)
+    return await _apply(transaction, messages, lambda answer: answer.reason != QUARANTINED, sql.WRITE_LOG_AGAIN)
 
 
 async def _apply(
-    connection: Connection, messages: Sequence[Postback], settles: Callable[[Answer], bool], write_log: str
+    transaction: Transaction, messages: Sequence[Postback], settles: Callable[[Answer], bool], write_log: str
 ) -> dict[bytes, Answer]:
-    clicks = {m.click_id for m in messages if m.click_id is not None and m.program_id is not None}
-    logged, program_rows, _, *found = await fetch_together(
-        connection, _logged_asked(_ids(messages)), programs_asked(_programs_of(messages)), (sql.PLANS_KEPT, ()),
-        *clicks_asked(clicks),
-    )
+    connection = transaction.connection
+    logged, program_rows, known, waiting, facts_found, here = await _read(connection, messages)
     answers = {id_: answer for id_, answer in _answers_of(logged).items() if settles(answer)}
     fresh = [message for message in messages if message.message_id not in answers]
     if not fresh:
+        await transaction.commit()
         return answers
     programs = known_programs(programs_of(program_rows), _programs_of(fresh))
-    here = await with_strays(connection, clicks, found)
-    screened = await screen(connection, fresh, programs, here)
-    steps, writes = await record(connection, screened.ready, programs, here, screened.known)
+    screened = await screen(connection, fresh, programs, here, dict(known), dict(waiting))
+    facts = await facts_of(connection, programs, facts_found[0], here)
+    steps, writes = await record(transaction, screened.ready, programs, screened.known, facts)
     given = [(message, Answer(step.outcome.value, uuid_of(key.conversion_id), step.reason)) for (message, key), step in steps]
     given += [(message, Answer(PENDING_CLICK, key_id(key))) for message, key, _ in screened.waiting]
     given += [(message, Answer(REFUSED, key_id(key), OVER_CAP)) for message, key in screened.over_cap]
     if screened.waiting:
         writes.append(_written(sql.WRITE_PENDING, sql.PENDING, (_pending_row(*waiting) for waiting in screened.waiting)))
     writes.append(_written(write_log, sql.LOG, (_log_row(message, answer) for message, answer in given)))
-    await execute_together(connection, *writes)
+    await transaction.commit(*writes)
     return answers | {message.message_id: answer for message, answer in given}
 
 
-async def resolve_messages(connection: Connection, messages: Sequence[Postback]) -> dict[bytes, Answer]:
+async def _read(connection: Connection, messages: Sequence[Postback]) -> tuple[Any, Any, Any, Any, Any, set[bytes]]:
+    """All that is known of these messages, their programs, keys (without discriminators), links, coupons and clicks."""
+    programs = _programs_of(messages)
+    keys = {key_of(m, several_per_key=False).conversion_id for m in messages if m.program_id is not None}
+    clicks = {m.click_id for m in messages if m.click_id is not None and m.program_id is not None}
+    questions = [
+        _logged_asked(_ids(messages)), programs_asked(programs), *keys_asked(map(as_uuid, keys)),
+        facts_asked(programs, _links_of(messages), _coupons_of(messages)),
+    ]
+    if not clicks:
+        logged, program_rows, known, waiting, facts = await fetch_together(connection, *questions)
+        return logged, program_rows, known, waiting, facts, set()
+    logged, program_rows, known, waiting, facts, _ = await fetch_together(connection, *questions, (sql.PLANS_ANEW, ()))
+    *found, _ = await fetch_together(connection, *clicks_asked(clicks), (sql.PLANS_KEPT, ()))
+    return logged, program_rows, known, waiting, facts, await with_strays(connection, clicks, found)
+
+
+async def resolve_messages(transaction: Transaction, messages: Sequence[Postback]) -> dict[bytes, Answer]:
     """Apply messages that waited and wait no longer: from the click's row when it is here now, else from its id."""
+    connection = transaction.connection
+    await transaction.begin()
     programs = await read_programs(connection, _programs_of(messages))
     subjects = [Subject(message, key) for message in messages if (key := program_key(message, programs)) is not None]
+    await connection.execute(sql.PLANNED_ANEW)
     here = await find_clicks(connection, (m.click_id for m in messages if m.click_id is not None))
     [known] = await fetch_together(connection, (sql.KNOWN, [[as_uuid(key.conversion_id) for _, key in subjects]]))
-    steps, writes = await record(connection, subjects, programs, here, {id_.bytes for id_, _ in known})
+    facts = await read_facts(
+        connection, programs, link_ids=_links_of(messages), coupons=_coupons_of(messages), clicks=here
+    )
+    steps, writes = await record(transaction, subjects, programs, {id_.bytes for id_, _ in known}, facts)
     given = [(message, Answer(step.outcome.value, key_id(key), step.reason)) for (message, key), step in steps]
-    await execute_together(connection, *writes, _resolved(given))
+    await transaction.commit(*writes, _resolved(given))
     return {message.message_id: answer for message, answer in given}
 
 
@@ -143,22 +168,24 @@ def _answers_of(logged: Iterable[tuple[Any, ...]]) -> dict[bytes, Answer]:
 
 
 async def record(
-    connection: Connection, subjects: Sequence[Subject], programs: Mapping[int, ProgramRow], here: set[bytes],
-    known: AbstractSet[bytes],
+    transaction: Transaction, subjects: Sequence[Subject], programs: Mapping[int, ProgramRow], known: AbstractSet[bytes],
+    facts: Facts,
 ) -> tuple[list[tuple[Subject, Step]], list[Part]]:
     """Claim the keys, fold the messages in in the order given; what came of it, and what is to be written of that.
 
-    `here`: clicks whose row is here; `known`: ids of the keys that had a row a moment ago. A row that has come since, of
-    another edge, makes what is to be written fail (23505), and the group is tried again.
+    `known`: ids of the keys that had a row a moment ago; `facts` about the messages. A row that has come since, of another
+    edge, makes what is to be written fail (23505), and the group is tried again.
     """
     if not subjects:
         return [], []
     keys = {key.conversion_id: key for _, key in subjects}
     before: dict[bytes, Conversion] = {}
     if there := sorted(keys.keys() & known):
+        await transaction.begin()
+        connection = transaction.connection
         rows = await connection.fetch(sql.CLAIM, *columns((key_parts(keys[id_]) for id_ in there), 6))
         before = {id_: conversion_of(row, keys[id_]) for row in rows for id_ in [row["conversion_id"].bytes]}
-    facts = await _facts_for(connection, before.values(), [subject.message for subject in subjects], programs, here)
+        facts = await _facts_for(connection, before.values(), [subject.message for subject in subjects], programs, facts)
     now: dict[bytes, Conversion] = dict(before)
     steps: list[tuple[Subject, Step]] = []
     outgoing: list[Outgoing] = []
@@ -206,7 +233,7 @@ async def _redecide(
         return None
     before = conversion_of(row, key_of_row(row))
     programs = await read_programs(connection, [before.key.program_id])
-    facts = await _facts_for(connection, [before], [], programs, set())
+    facts = await _facts_for(connection, [before], [], programs, Facts())
     step = decision(before, facts)
     outgoing = news(before, step, facts.endpoints)
     await execute_together(connection, *_writes([step.after] if step.after != before else [], [(None, step)], outgoing))
@@ -215,16 +242,20 @@ async def _redecide(
 
 async def _facts_for(
     connection: Connection, stored: Iterable[Conversion], messages: Sequence[Postback], programs: Mapping[int, ProgramRow],
-    here: set[bytes],
+    known: Facts,
 ) -> Facts:
-    """The facts that these conversions, with these messages, are decided by."""
+    """The facts that these conversions, with these messages, are decided by. `known` about the messages will do, unless the
+    conversions name others."""
     stored = list(stored)
-    unsure = {c.click_id for c in stored if c.click_id is not None and c.credit.kind != "click"} - here
-    links = {m.link_id for m in messages if m.link_id is not None} | {c.link_id for c in stored if c.link_id is not None}
-    coupons = {coupon_key(m.coupon) for m in messages if m.coupon} | {c.coupon for c in stored if c.coupon is not None}
+    unsure = {c.click_id for c in stored if c.click_id is not None and c.credit.kind != "click"} - known.clicks
+    links = _links_of(messages) | {c.link_id for c in stored if c.link_id is not None}
+    coupons = _coupons_of(messages) | {c.coupon for c in stored if c.coupon is not None}
+    here: AbstractSet[bytes] = known.clicks
     if unsure:
         await connection.execute(sql.PLANNED_ANEW)
         here = here | await find_clicks(connection, unsure)
+    if messages and here == known.clicks and links == _links_of(messages) and coupons == _coupons_of(messages):
+        return known
     return await read_facts(connection, programs, link_ids=links, coupons=coupons, clicks=here)
 
 
@@ -286,6 +317,14 @@ def _log_row(message: Postback, answer: Answer) -> tuple[object, ...]:
 
 def _programs_of(messages: Iterable[Postback]) -> set[int]:
     return {message.program_id for message in messages if message.program_id is not None}
+
+
+def _links_of(messages: Iterable[Postback]) -> set[int]:
+    return {message.link_id for message in messages if message.link_id is not None}
+
+
+def _coupons_of(messages: Iterable[Postback]) -> set[str]:
+    return {coupon_key(message.coupon) for message in messages if message.coupon}
 
 
 def _ids(messages: Iterable[Postback]) -> list[bytes]:

@@ -6,10 +6,12 @@ reading the mark, and a backend that still runs it is ended, not waited for (no 
 inside COPY). What is shipped lives in clicks/store.py, when and how often in shipper.py.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from tracker.storage.postgres import Connection, PostgresError
 from tracker.storage.spool.segments import Kind
+from tracker.storage.together import Part, execute_if
 
 LOCK_NOT_AVAILABLE = "55P03"
 CLAIM_TRIES = 3
@@ -92,6 +94,22 @@ class SpoolCursor:
         marks = (self.spool_id, self.log, at, self._writer_start, stored, stray, quarantined)
         status = await connection.execute(_ADVANCE, *marks)
         if status != "UPDATE 1":
+            raise CursorMovedError
+
+    async def advance_with(
+        self, connection: Connection, at: int, parts: Sequence[Part], *, stored: int, quarantined: int
+    ) -> None:
+        """Move the mark and carry out these statements (together.ALWAYS), all in one that is its own transaction: a round
+        trip in place of three. CursorMovedError as for `hold`: then nothing was written."""
+        marks = (self.spool_id, self.log, at, self._writer_start, stored, 0, quarantined)
+        self.in_doubt = True
+        try:
+            moved = await execute_if(connection, (_ADVANCE + "RETURNING 1", marks), *parts)
+        except PostgresError:
+            self.in_doubt = connection.is_closed()      # else the server has said that nothing came of it
+            raise
+        self.in_doubt = False
+        if not moved:
             raise CursorMovedError
 
     async def commit(self, connection: Connection) -> None:
