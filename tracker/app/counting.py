@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 from tracker.domain.refusal import Reason
@@ -38,16 +39,19 @@ class Totals:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._told: dict[tuple[str, str], int] = {}
+        self._told: defaultdict[str, dict[str, int]] = defaultdict(dict)
 
     def bring(self, name: str, total: int, *, label: str = "") -> None:
         """Bring a counter up to date."""
-        before = self._told.get((name, label), 0)
+        told = self._told[name]
+        before = told.get(label, 0)
         if total != before:
             self._page.add(name, total - before, label=label)
-            self._told[name, label] = total
+            told[label] = total
 
     def bring_all(self, name: str, totals: Mapping[str, int] | Mapping[Reason, int]) -> None:
         """One counter for each label."""
+        told = self._told[name]
         for label, total in totals.items():
-            self.bring(name, total, label=label)
+            if total != told.get(label, 0):
+                self.bring(name, total, label=label)

@@ -65,9 +65,15 @@ def find_term(terms: Iterable[CommissionTerm], *, partner_id: int, event: str, a
 
     A term that ended (kind none) hands over to the next wider one. A partner who shall get nothing has a fixed 0.
     """
-    rows = [row for row in terms if row.partner_id in (partner_id, EVERY_PARTNER) and row.event in (event, EVERY_EVENT)]
-    for whose, of_what in product((partner_id, EVERY_PARTNER), (event, EVERY_EVENT)):
-        term = valid_at([row for row in rows if row.partner_id == whose and row.event == of_what], at_ms)
+    newest: dict[tuple[int, str], CommissionTerm] = {}
+    for row in terms:
+        if row.partner_id in (partner_id, EVERY_PARTNER) and row.event in (event, EVERY_EVENT) and row.valid_from_ms <= at_ms:
+            whose = row.partner_id, row.event
+            known = newest.get(whose)
+            if known is None or row.valid_from_ms > known.valid_from_ms:
+                newest[whose] = row
+    for whose in product((partner_id, EVERY_PARTNER), (event, EVERY_EVENT)):
+        term = newest.get(whose)
         if term is not None and term.kind != "none":
             return term
     return None
