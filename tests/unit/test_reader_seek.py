@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
+import pytest
 from shipping import click_row
 
 from tracker.storage.clicks.rows import CLICK_COLUMNS
-from tracker.storage.spool.reader import SEEK_FRAMES, Batch, Gap, LogReader
-from tracker.storage.spool.segments import DATA_START, segment_name
+from tracker.storage.spool import frame_window
+from tracker.storage.spool.reader import SEEK_FRAMES, TURN_FRAMES, Batch, Gap, LogReader
+from tracker.storage.spool.segments import DATA_START, frame_is_whole, segment_name
 from tracker.storage.spool.spool import Spool
 
 ROWS = 6 * SEEK_FRAMES + 7
@@ -90,3 +93,72 @@ async def test_a_place_whose_row_is_gone_is_read_as_the_gap_that_it_is(tmp_path:
         assert isinstance(found, Gap)
         assert second.header.first_seq == found.next_seq
         reader.close()
+
+
+async def test_what_is_gathered_is_what_is_read_at_once(tmp_path: Path) -> None:
+    """Within its limits, over segments, from anywhere; and read again from there, it is the same."""
+    rows = [click_row() for _ in range(5 * TURN_FRAMES)]
+    with written(tmp_path, rows, segment_bytes=2**15) as spool:
+        reader = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
+        for seq, most, room in product((0, 1, TURN_FRAMES, 3 * TURN_FRAMES + 7), (1, TURN_FRAMES, 10**6), (1, 5000, 10**6)):
+            for _ in range(2):
+                found = await reader.gather(seq, max_rows=most, max_bytes=room)
+                assert isinstance(found, Batch)
+                want = rows[seq : found.next_seq]
+                assert (b"".join(want), [len(row) for row in want], seq) == (found.rows, list(found.lengths), found.first_seq)
+                size = len(found.rows)
+                assert len(want) == 1 or (len(want) <= most and size <= room)
+                assert found.next_seq == len(rows) or len(want) == most or size + len(rows[found.next_seq]) > room
+        assert len(reader.segments) > 1
+        assert await reader.gather(len(rows), max_rows=1, max_bytes=1) is None
+
+
+async def test_a_gap_ends_what_is_gathered_and_is_told_next(tmp_path: Path) -> None:
+    rows = [click_row() for _ in range(3 * TURN_FRAMES)]
+    with written(tmp_path, rows) as spool:
+        reader = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
+        reader.read(2 * TURN_FRAMES + 5, max_rows=1, max_bytes=1)
+        (_, _, at), _ = reader._marks
+        with (spool.path / segment_name("clicks", 0)).open("r+b") as segment:
+            segment.seek(at)
+            segment.write(bytes(8))
+        reader.close()
+        found = await reader.gather(0, max_rows=10**6, max_bytes=10**6)
+        assert isinstance(found, Batch)
+        assert 2 * TURN_FRAMES + 5 == found.next_seq
+
+
+async def test_gathering_gives_others_their_turn_wherever_they_read_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at the oldest row that waits, once a second, must not send the reader back to the start of the segment."""
+    frames, start = 40 * TURN_FRAMES, 20 * TURN_FRAMES
+    turns = judged = 0
+
+    def judge(data: memoryview, at: int) -> bool:
+        nonlocal judged
+        judged += 1
+        return frame_is_whole(data, at)
+
+    monkeypatch.setattr(frame_window, "frame_is_whole", judge)
+    with written(tmp_path, [click_row() for _ in range(frames)]) as spool:
+        reader = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
+
+        async def look() -> None:
+            nonlocal turns
+            while True:
+                reader.read(start, max_rows=1, max_bytes=1)
+                await asyncio.sleep(0)
+                turns += 1
+
+        await reader.seek(start)
+        judged = 0
+        other = asyncio.create_task(look())
+        found = await reader.gather(start, max_rows=frames, max_bytes=2**30)
+        other.cancel()
+        assert isinstance(found, Batch)
+        assert frames - start == len(found.lengths)
+        assert turns >= len(found.lengths) // TURN_FRAMES - 2
+        assert judged <= len(found.lengths) + 3 * turns
+        assert reader.read(start, max_rows=1, max_bytes=1) is not None
+        assert judged <= len(found.lengths) + 3 * turns + 2
