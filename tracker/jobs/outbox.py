@@ -20,7 +20,8 @@ from tracker.domain.outgoing import Delivery, Outcome, compose, message_id
 from tracker.jobs.lease import Lease
 from tracker.jobs.outbox_client import Answer, OutboxClient
 from tracker.jobs.polling import Poller
-from tracker.storage.conversions.recorder import OUTAGES, open_session
+from tracker.storage.conversions.recorder import OUTAGES
+from tracker.storage.conversions.session import open_session
 from tracker.storage.outbox import Due, Ended, find_due, forget_old, take, write_ended
 from tracker.storage.postgres import Connection
 

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tracker.jobs.lease import Lease
-from tracker.storage.conversions.recorder import OUTAGES, open_session
+from tracker.storage.conversions.recorder import OUTAGES
+from tracker.storage.conversions.session import open_session
 from tracker.storage.postgres import Connection
 
 logger = logging.getLogger(__name__)

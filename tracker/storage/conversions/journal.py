@@ -89,9 +89,7 @@ def read_journal(directory: Path, *, since_ms: int = 0) -> Iterator[Postback | B
 
 
 def _messages_of(batch: Batch, spool_id: int, since_ms: int) -> Iterator[Postback | BadJournalRowError]:
-    at = 0
-    for seq, length in enumerate(batch.lengths, batch.first_seq):
-        row, at = batch.rows[at : at + length], at + length
+    for seq, row in batch.numbered():
         try:
             message = decode_row(spool_id, seq, row)
         except BadJournalRowError as bad:

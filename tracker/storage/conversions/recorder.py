@@ -25,9 +25,10 @@ from tracker.domain.postback import Postback
 from tracker.storage.conversions.group_commit import LEAST_PATIENCE_MS, commit_group, rough_key
 from tracker.storage.conversions.journal import BadJournalRowError, decode_row
 from tracker.storage.conversions.journal_mark import JournalMark, sequence_of
+from tracker.storage.conversions.session import open_recorders
 from tracker.storage.conversions.store import QUEUED, Answer, apply_again, logged_answers
-from tracker.storage.conversions.transaction import PATIENCE_MS, NoMark
-from tracker.storage.postgres import Connection, PostgresError, Unavailable, connect
+from tracker.storage.conversions.transaction import NoMark
+from tracker.storage.postgres import Connection, PostgresError, Unavailable
 from tracker.storage.spool.cursor import CursorMovedError
 from tracker.storage.spool.reader import Batch, Gap, LogReader
 
@@ -40,7 +41,6 @@ MOST_WAITING: Final = 10_000
 """Callers who wait. Beyond, a message is answered `queued` at once and read from the journal: about 20 MB of memory."""
 MOST_AHEAD: Final = 50_000   # messages looked at above the cursor while a key stays locked: 50 MB at worst, then all wait for it
 POLL_SECONDS: Final = 1.0    # should nobody wake us
-COMMAND_SECONDS: Final = 5.0
 _FIRST_BACKOFF_SECONDS: Final = 0.05
 _LAST_BACKOFF_SECONDS: Final = 3.0
 _LAST_HOLD_SECONDS: Final = 2.0
@@ -49,16 +49,6 @@ OUTAGES = (PostgresError, *Unavailable, CursorMovedError)
 
 Heard = Callable[[bytes, Answer], None]
 """Told a message's id and what became of it."""
-
-
-async def open_session(dsn: str) -> Connection:
-    """A session fit for groups: the server ends it when it idles inside a transaction for 2 s, so that a dead edge's claims
-    do not outlive it by more; and a plan made while a table was empty uses its index, for it is kept. What is one statement
-    is durable and waits for locks as a transaction of transaction.py does. Raises as `connect` does."""
-    return await connect(
-        dsn, command_timeout=COMMAND_SECONDS, idle_in_transaction_session_timeout="2s", enable_seqscan="off",
-        plan_cache_mode="force_generic_plan", synchronous_commit="on", lock_timeout=f"{PATIENCE_MS}ms",
-    )
 
 
 @dataclass(slots=True)
@@ -209,7 +199,7 @@ class Recorder:
     async def _claimed(self) -> Connection:
         """The connection that may move the mark; with a new one everything above the mark is looked at anew."""
         if self._connection is None or self._connection.is_closed():
-            self._connection = await open_session(self._dsn)
+            self._connection = await open_recorders(self._dsn)
             self.counts.ambiguous_commits += self._mark.cursor.in_doubt
             await self._mark.claim(self._connection)
             self._position = self._mark.next_seq
@@ -240,12 +230,10 @@ class Recorder:
 
     async def _messages_of(self, connection: Connection, batch: Batch) -> list[Postback]:
         """The batch's messages; rows that are none are quarantined."""
-        messages, at = [], 0
-        for seq, length in enumerate(batch.lengths, batch.first_seq):
-            row, at = bytes(batch.rows[at : at + length]), at + length
-            message = self._live.get(seq)
+        messages = []
+        for seq, row in batch.numbered():
             try:
-                messages.append(message or decode_row(self._spool_id, seq, row))
+                messages.append(self._live.get(seq) or decode_row(self._spool_id, seq, row))
             except BadJournalRowError as error:
                 logger.error("%s", error)  # noqa: TRY400 - the row is kept, the traceback would say nothing more
                 await self._mark.skip(connection, seq, 1, str(error), row)

@@ -54,7 +54,7 @@ REFUSED: Final = "refused"
 QUARANTINED: Final = "quarantined"
 OVER_CAP: Final = "pending_cap"
 _BEGUN: Final = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'"
-_TURN: Final = 64   # decisions in one turn of the event loop, which answers clicks too: about 4 ms
+_TURN: Final = 16   # decisions in one turn of the event loop, which answers clicks too: about 1 ms
 
 
 @valueclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from tracker.storage.conversions.journal_mark import BEGIN, JournalMark
 from tracker.storage.postgres import Connection
 from tracker.storage.together import Part, execute_together
 
-PATIENCE_MS: Final = 300   # for another edge's open claim, which takes 20 ms when all is well; also of the session (open_session)
+PATIENCE_MS: Final = 300   # for another edge's open claim, which takes 20 ms when all is well; also a recorder's session's
 
 
 class Mark(Protocol):

@@ -46,6 +46,13 @@ class Batch:
     lengths: "array[int]"
     columns: tuple[Column, ...]
 
+    def numbered(self) -> Iterator[tuple[int, bytes]]:
+        """Each row with its number."""
+        at = 0
+        for seq, length in enumerate(self.lengths, self.first_seq):
+            yield seq, self.rows[at : at + length]
+            at += length
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
