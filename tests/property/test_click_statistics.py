@@ -74,7 +74,7 @@ def decoded(tuples: bytes) -> tuple[Counter[tuple[Any, ...]], Counter[tuple[Any,
 
 
 def counted(rows: list[bytes], limit: ChannelLimit, *, most: int) -> bytes:
-    batch = ClickBatch.of(0, b"".join(rows), list(map(len, rows)), ())
+    batch = ClickBatch(0, b"".join(rows), list(map(len, rows)), ())
     assert rows == [batch.row(index) for index in range(len(batch))]
     count = StatisticsCount()
     count.add(batch.rows, batch.starts[:10])

@@ -97,7 +97,7 @@ async def test_a_place_whose_row_is_gone_is_read_as_the_gap_that_it_is(tmp_path:
 
 async def test_what_is_gathered_is_what_is_read_at_once(tmp_path: Path) -> None:
     """Within its limits, over segments, from anywhere; and read again from there, it is the same."""
-    rows = [click_row() for _ in range(5 * TURN_FRAMES)]
+    rows = [click_row() for _ in range(12 * TURN_FRAMES)]
     with written(tmp_path, rows, segment_bytes=2**15) as spool:
         reader = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
         for seq, most, room in product((0, 1, TURN_FRAMES, 3 * TURN_FRAMES + 7), (1, TURN_FRAMES, 10**6), (1, 5000, 10**6)):
