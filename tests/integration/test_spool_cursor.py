@@ -1,13 +1,15 @@
 """The mark of a log: who may move it, from where, by how much, and who is ended when he does not let go."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from shipping import database
+from shipping import database, eventually
 
 from tracker.storage.postgres import PostgresError, Unavailable
 from tracker.storage.spool.cursor import CursorMovedError, SpoolCursor
+from tracker.storage.together import ALWAYS, Part
 
 NEIGHBOURS = ((7, "journal"), (8, "clicks"), (8, "journal"))      # marks that ours may be taken for
 MARKS = "SELECT next_seq, rows_stored, rows_stray, rows_quarantined FROM spool_cursors WHERE (spool_id, log) = ($1, $2)"
@@ -95,6 +97,65 @@ async def test_a_mark_that_is_not_as_its_writer_left_it_is_not_moved(one: Any, c
     with pytest.raises(CursorMovedError):
         await cursor.advance(one, 0, stored=1)
     assert [(0, 0, 0, 0)] * 3 == [await marks(one, *neighbour) for neighbour in NEIGHBOURS]
+
+
+QUARANTINED = "SELECT seq::int FROM quarantine ORDER BY seq"
+
+
+def quarantined(seq: int, log: str = "clicks") -> Part:
+    """Any statement that writes: a row of its own."""
+    return f"INSERT INTO quarantine (spool_id, log, seq, reason) SELECT 7, '{log}', $1::bigint, $2::text {ALWAYS}", (seq, "no row")
+
+
+async def test_a_mark_moves_in_the_statement_that_writes(one: Any, other: Any, neighbour: Any) -> None:
+    """One statement is one transaction: when it returns, all of it is there for everybody."""
+    cursor = SpoolCursor(7, "clicks")
+    await cursor.claim(one)
+    await cursor.advance_with(one, 0, [quarantined(5), quarantined(6)], stored=3, quarantined=2)
+    await cursor.advance_with(one, 5, [], stored=1, quarantined=0)
+    assert (6, 4, 0, 2) == await marks(other)
+    assert [5, 6] == [row["seq"] for row in await other.fetch(QUARANTINED)]
+    assert [(0, 0, 0, 0)] * 3 == [await marks(other, *neighbour_) for neighbour_ in NEIGHBOURS]
+    assert not cursor.in_doubt
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_nothing_is_written_beside_a_mark_that_does_not_move(one: Any, other: Any, change: str) -> None:
+    cursor = SpoolCursor(7, "clicks")
+    await cursor.claim(one)
+    await other.execute(change)
+    before = await other.fetch("SELECT * FROM spool_cursors")
+    with pytest.raises(CursorMovedError):
+        await cursor.advance_with(one, 0, [quarantined(5)], stored=1, quarantined=0)
+    assert (0, before) == (await other.fetchval("SELECT count(*) FROM quarantine"), await other.fetch("SELECT * FROM spool_cursors"))
+    assert not cursor.in_doubt
+
+
+async def test_a_mark_stays_where_it_is_when_what_is_written_beside_it_is_refused(one: Any, other: Any) -> None:
+    """And the server having said so, there is no doubt about it."""
+    cursor = SpoolCursor(7, "clicks")
+    await cursor.claim(one)
+    with pytest.raises(PostgresError, match="duplicate key"):
+        await cursor.advance_with(one, 0, [quarantined(5), quarantined(5)], stored=1, quarantined=0)
+    assert ((0, 0, 0, 0), []) == (await marks(other), await other.fetch(QUARANTINED))
+    assert not cursor.in_doubt
+
+
+async def test_a_connection_that_breaks_in_the_statement_that_writes_leaves_a_doubt(one: Any, other: Any) -> None:
+    cursor = SpoolCursor(7, "clicks")
+    await cursor.claim(one)
+    pid = await one.fetchval("SELECT pg_backend_pid()")
+    async with other.transaction():
+        await other.execute("SELECT FROM spool_cursors WHERE spool_id = 7 AND log = 'clicks' FOR UPDATE")
+        writing = asyncio.ensure_future(cursor.advance_with(one, 0, [quarantined(5)], stored=1, quarantined=0))
+        await eventually(lambda: other.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+        assert cursor.in_doubt
+        await other.execute("SELECT pg_terminate_backend($1)", pid)
+        with pytest.raises((PostgresError, *Unavailable)):
+            await writing
+    assert cursor.in_doubt
+    assert 0 == await cursor.claim(other)
+    assert not cursor.in_doubt
 
 
 async def test_whoever_claimed_last_is_the_writer(one: Any, other: Any) -> None:
