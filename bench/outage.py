@@ -29,7 +29,7 @@ from bench.kit.wrk import load
 
 RATE = 10_000
 SMOKE_RATE = 2_000
-BACKLOG_SECONDS = 10      # of wrk: some 500,000 clicks, which take longer to ship beside the load than a round lasts
+BACKLOG_SECONDS = 20      # of wrk: some 700,000 clicks, which take longer to ship beside the load than a round lasts
 SHIPPING_SECONDS = 60
 WHEN = ("before", "away", "catching up")
 
@@ -82,7 +82,7 @@ def _one_round(tracker: Edge, stored: Database, rate: int, plan: Plan) -> _Round
     more = load(tracker.port, requests, seconds=1 if plan.smoke else BACKLOG_SECONDS)
     stored.start()
     _wait_until_shipping(tracker)
-    # The spool empties at some 50,000 rows a second beside this load.
+    # The spool empties at some 80,000 rows a second beside this load.
     latencies["catching up"] = paced(tracker.port, requests, rate=rate, seconds=min(plan.seconds, 5))
     left = backlog(tracker.metrics())
     tracker.settle()
