@@ -3,7 +3,7 @@ down.
 
 It exists so that nothing else ever waits for PostgreSQL on behalf of a click. One runs in each edge worker for its
 live spool, and one for each dead spool that somebody found (dead_spools.py); live shipping, catching up and recovery
-are this one loop, and memory holds one batch, whatever PostgreSQL does. How a batch is stored, and what a refusal
+are this one loop, and memory holds two batches at most, whatever PostgreSQL does. How a batch is stored, and what a refusal
 means, lives in clicks/store.py.
 
 What makes it exactly once: a connection is used only after it claimed the spool's mark (spool/cursor.py); after any
