@@ -142,7 +142,7 @@ BUGS: Final = (
         (Edit(STORE, "rows = " + CLAIMING,
               'rows = await connection.fetch("SELECT * FROM conversion_state WHERE conversion_id = ANY($1::uuid[])",\n'
               "                                  [UUID(bytes=id_) for id_ in keys])"),
-         Edit(STORE, "    firsts = [", f"    {CLAIMING}\n    firsts = [")),
+         Edit(STORE, "    firsts = [", f"    if there:\n        {CLAIMING}\n    firsts = [")),
         (f"{CLAIMS}::test_a_decision_is_made_from_what_the_claim_found",), "reversed", quick=True,
     ),
     # Unlink before commit
