@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from decimal import Decimal
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -352,3 +353,12 @@ def test_a_coupon_is_known_however_its_letters_are_written() -> None:
     """Shop and catalog write codes in their own case and Unicode form: the doors and the decision must agree on one."""
     assert coupon_key("  STRASSE ") == coupon_key("straße")
     assert coupon_key("cafe\u0301") == coupon_key("CAFÉ")
+
+
+def test_the_newest_term_counts_in_whatever_order_the_rows_come() -> None:
+    """PostgreSQL promises none: a partner would be paid by terms that ended, or not, as its pages happen to lie."""
+    dated = [CommissionTerm(valid_from_ms=at, kind="percent", rate=Decimal(at)) for at in (10, 20, 30)]
+    for terms in permutations(dated):
+        for at_ms, newest in ((9, None), (10, 10), (29, 20), (99, 30)):
+            found = find_term(terms, partner_id=1, event="sale", at_ms=at_ms)
+            assert newest == (None if found is None else found.valid_from_ms)

@@ -106,6 +106,7 @@ async def test_what_is_gathered_is_what_is_read_at_once(tmp_path: Path) -> None:
                 assert isinstance(found, Batch)
                 want = rows[seq : found.next_seq]
                 assert (b"".join(want), [len(row) for row in want], seq) == (found.rows, list(found.lengths), found.first_seq)
+                assert list(enumerate(want, seq)) == list(found.numbered())
                 size = len(found.rows)
                 assert len(want) == 1 or (len(want) <= most and size <= room)
                 assert found.next_seq == len(rows) or len(want) == most or size + len(rows[found.next_seq]) > room
