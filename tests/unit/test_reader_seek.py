@@ -100,7 +100,8 @@ async def test_what_is_gathered_is_what_is_read_at_once(tmp_path: Path) -> None:
     rows = [click_row() for _ in range(12 * TURN_FRAMES)]
     with written(tmp_path, rows, segment_bytes=2**15) as spool:
         reader = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
-        for seq, most, room in product((0, 1, TURN_FRAMES, 3 * TURN_FRAMES + 7), (1, TURN_FRAMES, 10**6), (1, 5000, 10**6)):
+        rooms = 1, 5000, len(b"".join(rows[: TURN_FRAMES + 1])), 10**6
+        for seq, most, room in product((0, 1, TURN_FRAMES, 3 * TURN_FRAMES + 7), (1, TURN_FRAMES + 1, 10**6), rooms):
             for _ in range(2):
                 found = await reader.gather(seq, max_rows=most, max_bytes=room)
                 assert isinstance(found, Batch)
@@ -159,7 +160,7 @@ async def test_gathering_gives_others_their_turn_wherever_they_read_meanwhile(
         other.cancel()
         assert isinstance(found, Batch)
         assert frames - start == len(found.lengths)
-        assert turns >= len(found.lengths) // TURN_FRAMES - 2
+        assert 0 <= len(found.lengths) // TURN_FRAMES - turns <= 2
         assert judged <= len(found.lengths) + 3 * turns
         assert reader.read(start, max_rows=1, max_bytes=1) is not None
         assert judged <= len(found.lengths) + 3 * turns + 2

@@ -5,6 +5,7 @@ Only the sum lives here; whether anything is owed at all (status, credit, test c
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import product
@@ -65,15 +66,11 @@ def find_term(terms: Iterable[CommissionTerm], *, partner_id: int, event: str, a
 
     A term that ended (kind none) hands over to the next wider one. A partner who shall get nothing has a fixed 0.
     """
-    newest: dict[tuple[int, str], CommissionTerm] = {}
+    rows: defaultdict[tuple[int, str], list[CommissionTerm]] = defaultdict(list)
     for row in terms:
-        if row.partner_id in (partner_id, EVERY_PARTNER) and row.event in (event, EVERY_EVENT) and row.valid_from_ms <= at_ms:
-            whose = row.partner_id, row.event
-            known = newest.get(whose)
-            if known is None or row.valid_from_ms > known.valid_from_ms:
-                newest[whose] = row
+        rows[row.partner_id, row.event].append(row)
     for whose in product((partner_id, EVERY_PARTNER), (event, EVERY_EVENT)):
-        term = newest.get(whose)
+        term = valid_at(rows.get(whose, ()), at_ms)
         if term is not None and term.kind != "none":
             return term
     return None

@@ -21,7 +21,7 @@ else:
 
 
 def changed(value: V, **fields: Any) -> V:
-    """A copy of a value with slots, with these fields in place of its own: dataclasses.replace at a tenth of the cost, and as
+    """A copy of a value with slots, with these fields in place of its own: dataclasses.replace at a fraction of the cost, and as
     little checked by mypy. Not for a class that derives fields from others."""
     kind: Any = type(value)
     copy: V = _copier(kind)(value)
@@ -32,8 +32,8 @@ def changed(value: V, **fields: Any) -> V:
 
 @lru_cache
 def _copier(kind: Any) -> Any:
-    """The function that copies a value of this class: written out, field by field, as dataclasses write __init__ (0.7 µs for
-    twenty fields; a loop of setattr takes 4)."""
+    """The function that copies a value of this class: written out, field by field, as dataclasses write __init__: 0.6 µs for
+    seventeen fields, where a loop of setattr takes 3.6."""
     lines = "".join(f"    copy.{name} = value.{name}\n" for name in kind.__slots__)
     space: dict[str, Any] = {"kind": kind, "new": kind.__new__}
     exec(f"def copy_of(value):\n    copy = new(kind)\n{lines}    return copy\n", space)  # noqa: S102 - of names that are ours

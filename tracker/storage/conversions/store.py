@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from tracker.domain.attribution import Facts
@@ -85,15 +85,15 @@ async def _apply(
     transaction: Transaction, messages: Sequence[Postback], settles: Callable[[Answer], bool], write_log: str
 ) -> dict[bytes, Answer]:
     connection = transaction.connection
-    logged, program_rows, known, waiting, facts_found, here = await _read(connection, messages)
-    answers = {id_: answer for id_, answer in _answers_of(logged).items() if settles(answer)}
+    found = await _read(connection, messages)
+    answers = {id_: answer for id_, answer in _answers_of(found.logged).items() if settles(answer)}
     fresh = [message for message in messages if message.message_id not in answers]
     if not fresh:
         await transaction.commit()
         return answers
-    programs = known_programs(programs_of(program_rows), _programs_of(fresh))
-    screened = await screen(connection, fresh, programs, here, dict(known), dict(waiting))
-    facts = await facts_of(connection, programs, facts_found[0], here)
+    programs = known_programs(programs_of(found.programs), _programs_of(fresh))
+    screened = await screen(connection, fresh, programs, found.here, dict(found.known), dict(found.waiting))
+    facts = await facts_of(connection, programs, found.facts[0], found.here)
     steps, writes = await record(transaction, screened.ready, programs, screened.known, facts)
     given = [(message, Answer(step.outcome.value, uuid_of(key.conversion_id), step.reason)) for (message, key), step in steps]
     given += [(message, Answer(PENDING_CLICK, key_id(key))) for message, key, _ in screened.waiting]
@@ -105,7 +105,18 @@ async def _apply(
     return answers | {message.message_id: answer for message, answer in given}
 
 
-async def _read(connection: Connection, messages: Sequence[Postback]) -> tuple[Any, Any, Any, Any, Any, set[bytes]]:
+class _Found(NamedTuple):
+    """What PostgreSQL answered about a group: of its clicks those whose row is here, and the rows of each question."""
+
+    here: set[bytes]
+    logged: list[Any]
+    programs: list[Any]
+    known: list[Any]
+    waiting: list[Any]
+    facts: list[Any]
+
+
+async def _read(connection: Connection, messages: Sequence[Postback]) -> _Found:
     """All that is known of these messages, their programs, keys (without discriminators), links, coupons and clicks."""
     programs = _programs_of(messages)
     keys = {key_of(m, several_per_key=False).conversion_id for m in messages if m.program_id is not None}
@@ -115,11 +126,11 @@ async def _read(connection: Connection, messages: Sequence[Postback]) -> tuple[A
         facts_asked(programs, _links_of(messages), _coupons_of(messages)),
     ]
     if not clicks:
-        logged, program_rows, known, waiting, facts = await fetch_together(connection, *questions)
-        return logged, program_rows, known, waiting, facts, set()
-    logged, program_rows, known, waiting, facts, _ = await fetch_together(connection, *questions, (sql.PLANS_ANEW, ()))
-    *found, _ = await fetch_together(connection, *clicks_asked(clicks), (sql.PLANS_KEPT, ()))
-    return logged, program_rows, known, waiting, facts, await with_strays(connection, clicks, found)
+        return _Found(set(), *await fetch_together(connection, *questions))
+    # Should only the first of these two come through, plans are made anew until both do: slower, nothing else.
+    *found, _ = await fetch_together(connection, *questions, (sql.PLANS_ANEW, ()))
+    *here, _ = await fetch_together(connection, *clicks_asked(clicks), (sql.PLANS_KEPT, ()))
+    return _Found(await with_strays(connection, clicks, here), *found)
 
 
 async def resolve_messages(transaction: Transaction, messages: Sequence[Postback]) -> dict[bytes, Answer]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tracker.storage.spool.fsops import FsOps
 from tracker.storage.spool.segments import FRAME_HEADER_BYTES, NONCE_BYTES, frame_is_whole, parse_frame_header
 
-WINDOW_BYTES = 2**16  # read in one turn of the event loop; at 2**20, fresh pages for them took 5 ms. A larger frame is read whole
+WINDOW_BYTES = 2**20  # memory per reader; a frame that is larger is read whole
 _PAGE_BYTES = 4096
 
 
