@@ -200,6 +200,16 @@ async def test_the_same_coupon_asked_for_at_the_same_time_is_made_once(shop: Sto
     assert 3 == sum(isinstance(answer, Conflict) for answer in answers)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [("STRASSE", "straße"), ("straße", "STRASSE"), ("KELVIN", "\u212aelvin"), ("Invite", "INVITE")]
+)
+async def test_a_coupon_spelt_otherwise_is_the_same_whichever_came_first(shop: Store, first: str, then: str) -> None:
+    saved = await shop.coupons.create({"program": "shop", "partner": "anna", "code": first})
+    with pytest.raises(Conflict):
+        await shop.coupons.create({"program": "shop", "partner": "anna", "code": then})
+    assert saved.row["coupon_id"] == await shop.coupons.find("shop", then)
+
+
 async def test_a_token_is_kept_as_its_hash_alone_and_can_be_revoked(shop: Store, pool: Any) -> None:
     await shop.programs.create({"slug": "other", "currency": "EUR"})
     issued = await shop.credentials.issue(["shop", "other"], label="network")
