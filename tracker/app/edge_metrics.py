@@ -62,7 +62,7 @@ class EdgeMetrics:
         page.set("tracker_dead_spools", self._dead.waiting)
         page.set("tracker_ship_delay_seconds", self._shipper.oldest_age_seconds(time.time()))
         page.set("tracker_locked_conversions", self._recorder.counts.held)
-        page.set("tracker_catalog_links", len(self._catalog.links))
+        page.set("tracker_catalog_links", len(self._catalog.rows["links"]))
         page.set("tracker_catalog_refresh_timestamp_seconds", self._catalog.loaded_at)
         page.set("tracker_database_up", not self._catalog.database_away)
         bring("tracker_spool_errors_total", clicks.write_errors + journal.write_errors, label="write")

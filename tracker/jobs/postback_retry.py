@@ -65,7 +65,7 @@ def message_again(memory: CatalogMemory, keyring: Keyring, row: Mapping[str, Any
         check_subject(parameters)
         program = memory.program_by_slug.get(named or "")
     else:
-        link = memory.links_by_id.get(click.link)
+        link = memory.links.numbered(click.link)
         program = None if link is None else memory.programs.get(link.program_id)
     if program is None:
         raise Refused(Reason.UNKNOWN_PROGRAM)

@@ -108,7 +108,7 @@ class Intake:
         case = _Case(delivery)
         try:
             self._read(case, sender)
-            if case.click is not None and case.click.link not in self._catalog.links_by_id:
+            if case.click is not None and self._catalog.links.numbered(case.click.link) is None:
                 return False
             self._judge(case, now_ms)
         except Refused as refused:
@@ -153,7 +153,7 @@ class Intake:
     async def _learn_links(self, cases: Iterable[_Case]) -> None:
         """Ask for links that are unknown here, all at once: 300 ms at most."""
         links = {case.click.link for case in cases if case.outcome is None and case.click is not None}
-        unknown = sorted(link for link in links if link not in self._catalog.links_by_id)[:MOST_LOOK_UPS]
+        unknown = sorted(link for link in links if self._catalog.links.numbered(link) is None)[:MOST_LOOK_UPS]
         if unknown:
             await asyncio.gather(*map(self._catalog.look_up_link, unknown))
 
@@ -200,7 +200,7 @@ class Intake:
         """The program a message speaks of: the click's, without a click the one it names."""
         if click is None:
             return self._catalog.program_by_slug.get(named or "")
-        link = self._catalog.links_by_id.get(click.link)
+        link = self._catalog.links.numbered(click.link)
         return None if link is None else self._catalog.programs.get(link.program_id)
 
     async def _keep(self, cases: Sequence[_Case], give_up_at: float, now_ms: int) -> None:

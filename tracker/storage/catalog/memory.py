@@ -12,13 +12,14 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
 import orjson
 
-from tracker.domain.link import Link
 from tracker.domain.program import Coupon, Credential, Partner, Program, coupon_key, token_digest
+from tracker.storage.catalog.links import BAD_ROW, Links
 from tracker.storage.catalog.sql import KINDS, Kind
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ class CatalogMemory:
     """All links and all that the doors need. `links` is by slug and holds archived and paused links too."""
 
     def __init__(self) -> None:
-        self.links: dict[bytes, Link] = {}
-        self.links_by_id: dict[int, Link] = {}
+        self.rows: dict[Kind, dict[int, bytes]] = {kind: {} for kind in KINDS}
+        self.links = Links(self.rows["links"], partial(self._leave_out, "links"))
         self.programs: dict[int, Program] = {}
         self.program_by_slug: dict[str, Program] = {}
         self.partners: dict[int, Partner] = {}
@@ -42,21 +43,20 @@ class CatalogMemory:
         self.coupons: dict[tuple[int, str], Coupon] = {}         # by program and coupon_key(code)
         self.credentials: dict[int, Credential] = {}             # living ones only
         self.bad_rows: set[tuple[Kind, int]] = set()             # known to exist, but they make no sense here
-        self.rows: dict[Kind, dict[int, bytes]] = {kind: {} for kind in KINDS}
         self._coupons_by_id: dict[int, Coupon] = {}
         self._tokens: dict[bytes, Credential] = {}
         self._hmac: dict[int, tuple[Credential, ...]] = {}
         self._take_in: dict[Kind, Callable[[Sequence[Any]], None]] = {
             "programs": self._program,
             "partners": self._partner,
-            "links": self._link,
+            "links": self.links.take_in,
             "coupons": self._coupon,
             "credentials": self._credential,
         }
         self._forget: dict[Kind, Callable[[int], None]] = {
             "programs": self._forget_program,
             "partners": self._forget_partner,
-            "links": self._forget_link,
+            "links": self.links.forget,
             "coupons": self._forget_coupon,
             "credentials": self._forget_credential,
         }
@@ -82,12 +82,11 @@ class CatalogMemory:
         encoded = orjson.dumps(row)
         if self.rows[kind].get(number) == encoded:
             return False
+        encoded = bytes(memoryview(encoded))    # what orjson makes keeps the 4 KB it was made in
         try:
             self._take_in[kind](row)
-        except (ValueError, TypeError, LookupError) as exc:
-            if (kind, number) not in self.bad_rows:
-                self.bad_rows.add((kind, number))
-                log.warning("catalog: row %d of %s is left out: %s", number, kind, exc)
+        except BAD_ROW as exc:
+            self._leave_out(kind, number, exc)
             return False
         self.bad_rows.discard((kind, number))
         self.rows[kind][number] = encoded
@@ -98,6 +97,11 @@ class CatalogMemory:
         self._forget[kind](number)
         self.rows[kind].pop(number, None)
         self.bad_rows.discard((kind, number))
+
+    def _leave_out(self, kind: Kind, number: int, why: Exception) -> None:
+        if (kind, number) not in self.bad_rows:
+            self.bad_rows.add((kind, number))
+            log.warning("catalog: row %d of %s is left out: %s", number, kind, why)
 
     def _program(self, row: Sequence[Any]) -> None:
         number, slug, name, currency, auth_mode, ip_allow, several_per_key, pending_cap = row
@@ -120,26 +124,6 @@ class CatalogMemory:
     def _forget_partner(self, number: int) -> None:
         if old := self.partners.pop(number, None):
             _remove(self.partner_by_slug, old.slug, old)
-
-    def _link(self, row: Sequence[Any]) -> None:
-        (
-            number, slug, program_id, partner_id, program_slug, partner_slug, version, destination, fallback, channel,
-            pass_query, referrer_policy, allow_test, status, expires_at_ms,
-        ) = row  # fmt: skip
-        link = Link.compile(
-            link_id=number, slug=slug, program_id=program_id, partner_id=partner_id, program_slug=program_slug,
-            partner_slug=partner_slug, version=version, destination=destination, fallback=fallback, channel=channel,
-            pass_query=pass_query, referrer_policy=referrer_policy, allow_test=allow_test, status=status,
-            expires_at_ms=expires_at_ms,
-        )  # fmt: skip
-        old = self.links_by_id.get(number)
-        self.links_by_id[number] = self.links[slug.encode()] = link   # replaced, never absent: clicks come in between
-        if old and old.slug != slug:
-            _remove(self.links, old.slug.encode(), old)
-
-    def _forget_link(self, number: int) -> None:
-        if old := self.links_by_id.pop(number, None):
-            _remove(self.links, old.slug.encode(), old)
 
     def _coupon(self, row: Sequence[Any]) -> None:
         number, program_id, partner_id, code, valid_from_ms, valid_to_ms = row

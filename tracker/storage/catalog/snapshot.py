@@ -14,6 +14,7 @@ import secrets
 import time
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 
@@ -23,7 +24,8 @@ from tracker.storage.catalog.sql import KINDS, Kind
 
 NAME = "catalog.snapshot"
 _HEADER = b"tracker catalog 1\n"   # raise the number when a row's columns change: an old file is then ignored
-_END = b"end "
+_DIGEST_BYTES = 32
+_END_BYTES = len(b"end ") + 2 * _DIGEST_BYTES + len(b"\n")
 _CHUNK_ROWS = 500                  # some 150 kB: a fraction of a millisecond to join, hash and write
 _LEFTOVER_SECONDS = 3600           # no writer lives that long: a temporary file this old is a killed one's
 
@@ -37,7 +39,7 @@ async def write(folder: Path, memory: CatalogMemory) -> None:
     rows = [(kind, list(memory.rows[kind].values())) for kind in KINDS]
     _remove_leftovers(folder)
     place = folder / f"{NAME}.{secrets.token_hex(8)}.tmp"
-    digest = blake2b(_HEADER, digest_size=32)
+    digest = blake2b(_HEADER, digest_size=_DIGEST_BYTES)
     try:
         with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
             file.write(_HEADER)
@@ -48,7 +50,7 @@ async def write(folder: Path, memory: CatalogMemory) -> None:
                     digest.update(chunk)
                     file.write(chunk)
                     await asyncio.sleep(0)
-            file.write(_END + digest.hexdigest().encode() + b"\n")
+            file.write(_end(digest))
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
         place.replace(folder / NAME)
@@ -61,31 +63,41 @@ async def read(folder: Path, memory: CatalogMemory) -> int:
 
     Kinds we do not know are passed over: a newer program wrote them, and what came before it must be able to start.
     """
-    content = (folder / NAME).read_bytes()
-    body, end = _split(content)
-    digest = blake2b(digest_size=32)
-    for start in range(0, len(body), 1 << 20):
-        digest.update(body[start : start + (1 << 20)])
-        await asyncio.sleep(0)
-    if not content.startswith(_HEADER) or digest.hexdigest().encode() != end:
-        raise BadSnapshotError("its checksum or version is wrong")
-    lines = body[len(_HEADER) :].splitlines()
-    pace = Pace()
-    kinds: dict[bytes, Kind] = {kind.encode(): kind for kind in KINDS}
-    taken = 0
-    with uncollected():
-        for line in lines:
-            name, _, row = line.partition(b" ")
-            if (kind := kinds.get(name)) is not None:
-                memory.put(kind, orjson.loads(row))
-                taken += 1
-            await pace.rest()
+    with (folder / NAME).open("rb") as file:
+        left = await _checked(file)
+        pace = Pace()
+        kinds: dict[bytes, Kind] = {kind.encode(): kind for kind in KINDS}
+        taken = 0
+        with uncollected():
+            file.seek(len(_HEADER))
+            while left > 0:
+                line = file.readline()
+                left -= len(line)
+                name, _, row = line.partition(b" ")
+                if (kind := kinds.get(name)) is not None:
+                    memory.put(kind, orjson.loads(row))
+                    taken += 1
+                await pace.rest()
     return taken
 
 
-def _split(content: bytes) -> tuple[bytes, bytes]:
-    at = content.rfind(b"\n" + _END)
-    return content[: at + 1], content[at + 1 + len(_END) :].strip()
+async def _checked(file: BinaryIO) -> int:
+    """How many bytes of rows there are between header and checksum. Raises BadSnapshotError."""
+    end = file.seek(0, os.SEEK_END) - _END_BYTES
+    file.seek(0)
+    digest = blake2b(digest_size=_DIGEST_BYTES)
+    headed = file.read(len(_HEADER)) == _HEADER
+    digest.update(_HEADER)
+    while (left := end - file.tell()) > 0:
+        digest.update(file.read(min(left, 1 << 20)))
+        await asyncio.sleep(0)
+    if not headed or file.read() != _end(digest):
+        raise BadSnapshotError("its checksum or version is wrong")
+    return end - len(_HEADER)
+
+
+def _end(digest: blake2b) -> bytes:
+    return b"end " + digest.hexdigest().encode() + b"\n"
 
 
 def _remove_leftovers(folder: Path) -> None:
