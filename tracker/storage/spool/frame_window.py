@@ -6,11 +6,18 @@ time linear in the file. What rows are expected, or missing, is not known here.
 """
 
 import errno
+from array import array
 from pathlib import Path
 from typing import NamedTuple
 
 from tracker.storage.spool.fsops import FsOps
-from tracker.storage.spool.segments import FRAME_HEADER_BYTES, NONCE_BYTES, frame_is_whole, parse_frame_header
+from tracker.storage.spool.segments import (
+    FRAME_HEADER_BYTES,
+    NONCE_BYTES,
+    frame_is_whole,
+    parse_frame_header,
+    row_lengths,
+)
 
 WINDOW_BYTES = 2**20  # memory per reader; a frame that is larger is read whole
 _PAGE_BYTES = 4096
@@ -25,6 +32,25 @@ class Frame(NamedTuple):
     end_seq: int
     data: memoryview
     at: int
+
+
+class Room(NamedTuple):
+    """For so many rows of so many bytes, in so many frames; none is begun when `enough` bytes of rows were taken."""
+
+    rows: int
+    bytes: int
+    frames: int
+    enough: int
+
+
+class Run(NamedTuple):
+    """Frames that follow each other in a file, the last of them from `last_at` to `end_at`: their rows, back to back, and the
+    length of each."""
+
+    last_at: int
+    end_at: int
+    rows: bytes
+    lengths: "array[int]"
 
 
 class FrameWindow:
@@ -55,6 +81,29 @@ class FrameWindow:
                     return Frame(offset, end_offset, first_seq, first_seq + rows, self._view, at)
             offset = self._find_nonce(offset + 1, limit)
         return None
+
+    def follow(self, offset: int, limit: int, first_seq: int, room: Room) -> Run:
+        """What is nearly always there, at a fifth of what `next_frame` and taking it apart cost (1.9 µs for a frame of one row):
+        the whole frames in the window from `offset` on, one behind the other, that hold row `first_seq` and those after it
+        without a hole or a copy, as many as there is room for. None is no verdict."""
+        parts: list[memoryview] = []
+        lengths: array[int] = array("I")
+        if offset + FRAME_HEADER_BYTES > limit:
+            return Run(offset, offset, b"", lengths)
+        last_at = at = self._load(offset, FRAME_HEADER_BYTES, limit)
+        view, begin = self._view, self._start
+        end, size = min(len(view), limit - begin), 0
+        while len(parts) < room.frames and size < room.enough and at + FRAME_HEADER_BYTES <= end:
+            nonce, payload_bytes, rows, seq, _ = parse_frame_header(view, at)
+            end_at, row_bytes = at + FRAME_HEADER_BYTES + payload_bytes, payload_bytes - 4 * rows
+            if nonce != self._nonce or seq != first_seq or end_at > end:
+                break
+            if len(lengths) + rows > room.rows or size + row_bytes > room.bytes or not frame_is_whole(view, at):
+                break
+            parts.append(view[end_at - row_bytes : end_at])
+            lengths.extend(row_lengths(view, at, rows))
+            last_at, at, first_seq, size = at, end_at, first_seq + rows, size + row_bytes
+        return Run(begin + last_at, begin + at, b"".join(parts), lengths)
 
     def _find_nonce(self, offset: int, limit: int) -> int:
         while offset + FRAME_HEADER_BYTES <= limit:
