@@ -192,12 +192,17 @@ END $$;
 -- ── Clicks (routed by click_id) ────────────────────────────────────────────────────────────────────────────────────────
 -- Column order is the spool's record order (tracker/storage/clicks/rows.py): fixed width first; program to device, side by side, is what the statistics count.
 -- The time is inside the id: no time column that could disagree. click_time(click_id) reads it.
+-- User agents and referrers are few and long, so a row has the key of each, and the text itself only in the first row of each
+-- UTC day and worker: no partition needs another. report_clicks shows how to read them.
 
 CREATE OR REPLACE FUNCTION click_time(id uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
 $$ SELECT to_timestamp((('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint >> 3) / 1000.0) $$;
 
 CREATE OR REPLACE FUNCTION click_id_floor(t timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
 $$ SELECT (lpad(to_hex((extract(epoch FROM t) * 1000)::bigint << 3), 12, '0') || repeat('0', 20))::uuid $$;   -- the least id of that moment
+
+CREATE OR REPLACE FUNCTION click_id_of_day(id uuid, days integer) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
+$$ SELECT click_id_floor((date_trunc('day', click_time(id) AT TIME ZONE 'UTC') + days * interval '1 day') AT TIME ZONE 'UTC') $$;
 
 CREATE TABLE IF NOT EXISTS clicks (
     click_id      uuid NOT NULL PRIMARY KEY,               -- first 128 bits of the click id; begins with the time in ms
@@ -213,13 +218,17 @@ CREATE TABLE IF NOT EXISTS clicks (
     ip            inet,                                    -- truncated to /24 or /48 unless TRACKER_IP_MODE says otherwise
     os            text,
     browser       text,
-    user_agent    text,
+    agent_key     bytea,                                   -- first 6 bytes of BLAKE2b of the user agent; null: none
+    user_agent    text,                                    -- null also in rows after the first
+    referrer_key  bytea,                                   -- both as of the user agent
     referrer      text,
     sub1 text, sub2 text, sub3 text, sub4 text, sub5 text, -- the partner's labels
     sub6 text, sub7 text, sub8 text, sub9 text, sub10 text,
     ext           text,                                    -- the partner's own click id: stored, never aggregated
     query         jsonb                                    -- every other query parameter; repeated names: a list
 ) PARTITION BY RANGE (click_id);
+CREATE INDEX IF NOT EXISTS clicks_user_agents ON clicks (agent_key) WHERE user_agent IS NOT NULL;   -- small: the rows that say them
+CREATE INDEX IF NOT EXISTS clicks_referrers ON clicks (referrer_key) WHERE referrer IS NOT NULL;
 
 CREATE TABLE IF NOT EXISTS clicks_stray (                  -- clicks whose day has no partition: alerted, moved in by the job
     LIKE clicks INCLUDING INDEXES
@@ -521,8 +530,11 @@ CREATE TABLE IF NOT EXISTS job_leases (                    -- any number of cont
 
 CREATE OR REPLACE VIEW report_clicks AS
     SELECT click_id, click_time(click_id) AS clicked_at, link_id, link_version, program_id, partner_id, flags, channel, country,
-           device, os, browser, referrer, sub1, sub2, sub3, sub4, sub5, sub6, sub7, sub8, sub9, sub10, ext
-      FROM clicks;
+           device, os, browser, coalesce(referrer, (
+               SELECT s.referrer FROM clicks AS s WHERE s.referrer_key = c.referrer_key AND s.referrer IS NOT NULL
+                  AND s.click_id >= click_id_of_day(c.click_id, 0) AND s.click_id < click_id_of_day(c.click_id, 1) LIMIT 1
+           )) AS referrer, sub1, sub2, sub3, sub4, sub5, sub6, sub7, sub8, sub9, sub10, ext
+      FROM clicks AS c;
 CREATE OR REPLACE VIEW report_conversions AS
     SELECT conversion_id, program_id, event, txid, status, amount, currency, click_id, link_id, coupon, partner_id, credit,
            credit_reason, sold_at, commission_owed, commission_currency, test, unconfirmed, created_at, updated_at

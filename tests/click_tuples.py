@@ -55,6 +55,6 @@ def _inet(raw: bytes) -> str:
 
 
 _DECODE: dict[int, Callable[[bytes], Any]] = {
-    2950: bytes, 23: lambda raw: struct.unpack(">i", raw)[0], 20: lambda raw: struct.unpack(">q", raw)[0],
+    2950: bytes, 17: bytes, 23: lambda raw: struct.unpack(">i", raw)[0], 20: lambda raw: struct.unpack(">q", raw)[0],
     25: _text, 869: _inet, 3802: _jsonb,
 }

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 from click_tuples import fixed_columns
 
-from tracker.storage.clicks.rows import CLICK_COLUMNS, jsonb, text
+from tracker.storage.clicks.rows import CLICK_COLUMNS, jsonb, keyed, text
 from tracker.storage.clicks.shipper import Shipper, ShipperCounts
 from tracker.storage.spool.reader import LogReader
 from tracker.storage.spool.segments import Column
@@ -41,11 +41,13 @@ def click_row(
     ip: bytes = b"\0\0\0\x08\x02\x18\0\x04\xc0\x00\x02\0",
     device: bytes | None = b"mobile",
     user_agent: bytes | None = b"Mozilla/5.0",
+    again: bool = False,
 ) -> bytes:
-    """A row of `clicks` as the edge spools it; `ip` is the whole field, as `click_rows.inet` makes it."""
+    """A row of `clicks` as the edge spools it; `ip` is the whole field, as `click_rows.inet` makes it. `again`: the user agent
+    was said by another row of the day."""
     head = fixed_columns(uuid or click_id(), link, 1, 11, 13, flags, 99)
-    texts = [text(channel), text(country), text(device), ip, text(b"Linux"), text(b"Firefox"), text(user_agent)]
-    return b"".join([head, *texts, text(None), *[text(None)] * 11, jsonb(b'{"a":"b"}')])
+    texts = [text(channel), text(country), text(device), ip, text(b"Linux"), text(b"Firefox"), keyed(user_agent)[again]]
+    return b"".join([head, *texts, keyed(None)[0], *[text(None)] * 11, jsonb(b'{"a":"b"}')])
 
 
 def nul_row() -> bytes:

@@ -369,7 +369,7 @@ static int understand(Clerk *clerk, PyObject *here, PyObject *peer, char room[RA
     if ((of->agent = known(clerk->held[AGENTS], of->said.said[USER_AGENT])) == NULL) return 0;
     if ((of->referrer = known(clerk->held[REFERRERS], of->said.said[REFERER])) == NULL) return 0;
     if ((of->place = place_of(clerk, here, peer, of->said.said[FORWARDED])) == NULL) return 0;
-    if (!is_row_of(of->agent, 3) || !is_row_of(of->referrer, 3) || !is_row_of(of->place, 4)) {
+    if (!is_row_of(of->agent, 4) || !is_row_of(of->referrer, 4) || !is_row_of(of->place, 4)) {
         PyErr_SetString(PyExc_TypeError, "agent, referrer and place are not what they were");
         return 0;
     }

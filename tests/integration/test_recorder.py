@@ -321,7 +321,7 @@ async def test_look_ups_of_clicks_open_one_partition_of_four_hundred(dsn: str, d
         locks = await db.fetchval(
             "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation::regclass::text LIKE 'clicks%'"
         )
-    assert locks <= 6   # the parent, its index; of the two days the ids lie in: table and index each
+    assert locks <= 12   # the parent, its three indexes; of the two days the ids lie in: table and three each
     plan = await db.fetchval(
         "EXPLAIN (FORMAT JSON) " + conversion_sql.CLICKS_OF_DAY.replace("$1", "ARRAY[$1::uuid]"), UUID(bytes=ids[0]),
         UUID(bytes=ids[0]), UUID(int=int.from_bytes(ids[0], "big") + 1),

@@ -55,6 +55,45 @@ async def test_clicks_are_found_by_token_by_uuid_and_by_span(shop: Store, pool: 
         await shop.records.click(str(click_id(now, 99)))
 
 
+async def test_a_text_that_another_row_of_the_day_says_is_read_there(shop: Store, pool: Any) -> None:
+    """Of the same UTC day alone: the partition of another may be gone tomorrow, and there the key may be another text's."""
+    link = (await shop.links.create(LINK)).row
+    noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+    keys = {"agent_key": b"agent1", "referrer_key": b"refer1"}
+    texts = {"user_agent": "Mozilla/5.0", "referrer": "https://blog.example/"}
+    days = (noon - timedelta(days=1), noon)
+    said = [click_id(day - timedelta(hours=11), 1) for day in days]
+    left_out = [click_id(day, 2) for day in days]
+    strays = click_id(noon, 3), click_id(noon, 4)
+    nobody = click_id(noon, 5)
+    for number in (*said, *left_out, nobody):
+        await add_click(pool, number, link)
+    for number in strays:
+        await add_click(pool, number, link, "clicks_stray")
+    set_keys = "UPDATE {} SET agent_key = $2, referrer_key = $3 WHERE click_id = $1"
+    set_texts = "UPDATE {} SET user_agent = $2, referrer = $3 WHERE click_id = $1"
+    for table, numbers, mark in (("clicks", said + left_out, b""), ("clicks_stray", strays, b"s")):
+        for number in numbers:
+            await pool.execute(set_keys.format(table), number, *(key + mark for key in keys.values()))
+    await pool.execute(set_texts.format("clicks"), said[0], "yesterday's", "https://yesterday.example/")
+    await pool.execute(set_texts.format("clicks"), said[1], *texts.values())
+    await pool.execute(set_texts.format("clicks_stray"), strays[0], "stray's", "https://stray.example/")
+
+    async def shown(number: UUID) -> tuple[Any, Any]:
+        row = await shop.records.click(str(number))
+        assert not {"agent_key", "referrer_key", "said_user_agent", "said_referrer"} & set(row)
+        return row["user_agent"], row["referrer"]
+
+    assert tuple(texts.values()) == await shown(left_out[1]) == await shown(said[1])
+    assert ("yesterday's", "https://yesterday.example/") == await shown(left_out[0])
+    assert ("stray's", "https://stray.example/") == await shown(strays[1])
+    assert (None, None) == await shown(nobody)
+    page = await shop.records.clicks(start=noon - timedelta(minutes=1), end=noon + timedelta(minutes=1))
+    assert [texts["user_agent"], "stray's", "stray's", None] == [row["user_agent"] for row in page.rows]
+    report = {row["click_id"]: row["referrer"] for row in await pool.fetch("SELECT click_id, referrer FROM report_clicks")}
+    assert [texts["referrer"], "https://yesterday.example/", None] == [report[n] for n in (left_out[1], left_out[0], nobody)]
+
+
 async def test_a_look_at_clicks_touches_the_partitions_of_its_span_alone(shop: Store, pool: Any) -> None:
     """Over 400 partitions a plan that reads them all holds 400 locks and the admin's patience."""
     now = datetime.now(UTC)

@@ -20,6 +20,7 @@ class Module:
 IDS: Final = ("unit/test_click_id.py", "property/test_click_id_property.py")
 CONVERSIONS: Final = ("unit/test_conversion.py", "property/test_order.py")
 FORMAT: Final = ("unit/test_segments.py", "property/test_spool.py")
+FRAMES: Final = ("property/test_frame_window.py", *FORMAT)
 LOGS: Final = (
     "property/test_spool_reading.py", "property/test_spool_books.py", "property/test_spool_faults.py", "property/test_spool.py",
     "property/test_spool_damage.py",
@@ -36,7 +37,7 @@ MODULES: Final = (
     Module("matching", "domain/attribution.py", CONVERSIONS, "any_order_and_repetition"),
     Module("matching", "domain/commission.py", CONVERSIONS, "any_order_and_repetition"),
     Module("spool", "storage/spool/segments.py", (*FORMAT, "property/test_spool_damage.py"), SLOW_BITS),
-    Module("spool", "storage/spool/frame_window.py", (*FORMAT, "property/test_spool_damage.py"), SLOW_BITS),
+    Module("spool", "storage/spool/frame_window.py", (*FRAMES, "property/test_spool_damage.py"), SLOW_BITS),
     Module("spool", "storage/spool/reader.py", (*LOGS, "unit/test_reader_seek.py", "property/test_spool_steps.py"), SLOW_BITS),
     Module("spool", "storage/spool/segment_file.py", LOGS, SLOW_BITS),
     Module("spool", "storage/spool/log.py", LOGS, SLOW_BITS),

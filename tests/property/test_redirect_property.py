@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from ipaddress import ip_network
 from itertools import count
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,7 +22,7 @@ from tracker.storage.spool.spool import SpoolUnavailable
 from tracker.web.agents import KEY_LIMIT, REFERRER_LIMIT, USER_AGENT_LIMIT, Memo, Places, judge_agent, judge_referrer
 from tracker.web.click_route import split_target
 from tracker.web.framing import Visit
-from tracker.web.redirect import FLOOD_CLICKS, FLOOD_MS, LOCATION_LIMIT, Redirector
+from tracker.web.redirect import DAY_MS, FLOOD_CLICKS, FLOOD_MS, LOCATION_LIMIT, Redirector
 
 NOW_MS = 1_795_305_600_000
 PROXIES = [ip_network("127.0.0.0/8")]
@@ -51,14 +53,16 @@ referrers = st.one_of(st.binary(max_size=80),
 class Log:
     """Rows kept in memory."""
 
-    available = True
+    available, refuses, breaks = True, False, False
 
     def __init__(self) -> None:
         self.rows: list[bytes] = []
 
     def append(self, rows: list[bytes]) -> int:
-        if not self.available:
+        if self.refuses or not self.available:
             raise SpoolUnavailable("told so by the test")
+        if self.breaks:
+            raise ZeroDivisionError("what nobody foresaw")
         self.rows += rows
         return 0
 
@@ -172,6 +176,40 @@ def test_visitors_are_told_apart_by_address_and_agent_and_only_for_a_day() -> No
     assert first != visitor("192.0.2.1", b"a")
     now[0] -= 86_400_000      # a clock set back over midnight: it is the day before again
     assert first == visitor("192.0.2.1", b"a")
+
+
+texts = st.sampled_from([b"", b"a", b"b", b"c" * 600])
+moments = st.sampled_from([0, 0, 0, 0, 1000, DAY_MS, -DAY_MS, DAY_MS // 2])
+spools = st.sampled_from(["takes", "takes", "takes", "takes", "is full", "is known to be full", "breaks"])
+visits_at_once = st.lists(st.tuples(st.sampled_from([b"open", b"plain", b"paused"]), texts, texts), max_size=4)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.tuples(moments, spools, visits_at_once), max_size=12))
+def test_every_row_has_its_texts_or_another_row_of_its_day_says_them(iterations: list[tuple[int, str, Any]]) -> None:
+    """What a row leaves out can be read for ever only if a row that was kept, and will be dropped with it, says it."""
+    log, counts = Log(), Counts()
+    made, now_ms = redirector(log, counts), NOW_MS
+    for step, spool, visits in iterations:
+        now_ms += step
+        log.available, log.refuses, log.breaks = spool != "is known to be full", spool == "is full", spool == "breaks"
+        made.begin(now_ms)
+        for slug, agent, referrer in visits:
+            visit = Visit(slug, b"", agent, referrer, head=False, prefetch=False, beacon=False)
+            made.click(LINKS[slug], visit, PLACES.of("::1", b""))
+        with contextlib.suppress(ZeroDivisionError):
+            made.commit()
+    said: set[tuple[int, str, bytes]] = set()
+    repeated = 0
+    for row in map(decode_row, log.rows):
+        day = (int.from_bytes(row["click_id"], "big") >> 83) // DAY_MS
+        for key, text in (("agent_key", "user_agent"), ("referrer_key", "referrer")):
+            if row[text] is not None:
+                repeated += (day, key, row[key]) in said
+                said.add((day, key, row[key]))
+            assert row[key] is None or (day, key, row[key]) in said
+    calm = all(step >= 0 and spool == "takes" for step, spool, _ in iterations)
+    assert not calm or repeated <= sum(len(text) > KEY_LIMIT for _, _, visits in iterations for one in visits for text in one[1:])
 
 
 @settings(max_examples=50)

@@ -1,5 +1,6 @@
 """Verdicts on who is visiting: user agents, referrers, addresses."""
 
+from hashlib import blake2b
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ def columns(row: bytes) -> list[bytes | None]:
     return out
 
 
+def _key(value: bytes | None) -> bytes | None:
+    return blake2b(value, digest_size=6).digest() if value else None
+
+
 @pytest.mark.parametrize(
     ("agent", "device", "os", "browser", "flags"),
     [
@@ -51,14 +56,17 @@ def columns(row: bytes) -> list[bytes | None]:
 )
 def test_an_agent_is_told_by_device_system_and_browser(agent: Any, device: Any, os: Any, browser: Any, flags: Any) -> None:
     verdict = judge_agent(agent)
-    assert [device, os, browser, agent or None] == columns(verdict.device + verdict.columns)
+    assert [device, os, browser, _key(agent), agent or None] == columns(verdict.device + verdict.columns)
+    assert [device, os, browser, _key(agent), None] == columns(verdict.device + verdict.again().columns)
     assert flags == verdict.flags
 
 
 @given(st.binary(max_size=2 * USER_AGENT_LIMIT))
 def test_any_agent_is_storable(raw: Any) -> None:
     verdict = judge_agent(raw)
-    stored = columns(verdict.columns)[2]
+    *names, key, stored = columns(verdict.columns)
+    assert [*names, key, None] == columns(verdict.again().columns)
+    assert _key(stored) == key
     if stored is not None:
         assert len(stored) <= USER_AGENT_LIMIT
         assert "\0" not in stored.decode()
@@ -85,7 +93,10 @@ def test_a_social_network_is_known_by_its_host_alone(referrer: Any, channel: Any
 
 @given(st.binary(max_size=2 * REFERRER_LIMIT))
 def test_any_referrer_is_storable(raw: Any) -> None:
-    (stored,) = columns(judge_referrer(raw).column)
+    verdict = judge_referrer(raw)
+    key, stored = columns(verdict.columns)
+    assert [key, None] == columns(verdict.again().columns)
+    assert _key(stored) == key
     if stored is not None:
         assert 0 < len(stored) <= REFERRER_LIMIT
         assert "\0" not in stored.decode()

@@ -72,5 +72,5 @@ def test_cpu_of_children_counts_while_they_live_and_after_they_ended() -> None:
         assert process.stdout is not None
         assert process.stdin is not None
         process.stdout.readline()      # the second child has burnt its share, and lives
-        assert 0.39 < cpu.of_tree(process.pid).total
+        assert 0.38 <= cpu.of_tree(process.pid).total      # told in hundredths of a second, each part rounded
         process.stdin.write(b"\n")

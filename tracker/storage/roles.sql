@@ -74,7 +74,7 @@ BEGIN
         UNION ALL
         SELECT format('FUNCTION %s', p.oid::regprocedure) FROM pg_proc AS p
          WHERE p.pronamespace = 'public'::regnamespace AND p.proowner <> 'tracker_migrator'::regrole
-           AND p.proname IN ('catalog_stamp', 'catalog_notify', 'click_time', 'click_id_floor', 'ensure_click_partitions',
+           AND p.proname IN ('catalog_stamp', 'catalog_notify', 'click_time', 'click_id_floor', 'click_id_of_day', 'ensure_click_partitions',
                              'drop_click_partitions', 'append_only')
     LOOP
         EXECUTE format('ALTER %s OWNER TO tracker_migrator', thing);

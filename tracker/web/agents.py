@@ -18,7 +18,7 @@ from aiohttp import web
 from ua_parser_rs import UserAgentExtractor
 
 from tracker.domain.text import storable
-from tracker.storage.clicks.rows import BOT, CLEANED, NULL, inet, text
+from tracker.storage.clicks.rows import BOT, CLEANED, NULL, inet, keyed, text
 from tracker.storage.countries import Countries
 
 USER_AGENT_LIMIT = 512     # bytes kept; real ones end near 300
@@ -37,28 +37,38 @@ V = TypeVar("V")
 class Memo(dict[K, V], Generic[K, V]):
     """A dict that makes what is missing and forgets everything when full: a flood of new keys costs time, never memory.
 
-    `length(key)` in bytes: what is longer than KEY_LIMIT is made each time, and not kept.
+    `length(key)` in bytes: what is longer than KEY_LIMIT is made each time, and not kept. `again(value)`: what is kept of a
+    value that was given once.
     """
 
-    def __init__(self, make: Callable[[K], V], limit: int = MEMO_LIMIT, length: Callable[[K], int] = lambda _: 0) -> None:
+    def __init__(
+        self, make: Callable[[K], V], limit: int = MEMO_LIMIT, length: Callable[[K], int] = lambda _: 0,
+        again: Callable[[V], V] = lambda value: value,
+    ) -> None:
         super().__init__()
-        self._make, self._length, self._limit = make, length, limit
+        self._make, self._length, self._limit, self._again = make, length, limit, again
 
     def __missing__(self, key: K) -> V:
         value = self._make(key)
         if self._length(key) <= KEY_LIMIT:
             if len(self) >= self._limit:
                 self.clear()
-            self[key] = value
+            self[key] = self._again(value)
         return value
 
 
 class Agent(NamedTuple):
-    """A user agent's part of the row: its flags, the column device, and those of os, browser and user_agent."""
+    """A user agent's part of the row: its flags, the column device, and those of os, browser, agent_key and user_agent: said,
+    or after it was said (schema.sql, table clicks) left out."""
 
     flags: int
     device: bytes
     columns: bytes
+    columns_again: bytes
+
+    def again(self) -> Agent:
+        """For the rows after the first."""
+        return self._replace(columns=self.columns_again)
 
 
 _crawlers = UserAgentExtractor([(d["pattern"], "bot", None, None, None, None) for d in crawleruseragents.CRAWLER_USER_AGENTS_DATA])
@@ -70,7 +80,7 @@ def judge_agent(raw: bytes) -> Agent:
     kept, changed = storable(raw, USER_AGENT_LIMIT)
     flags = CLEANED if changed else 0
     if not kept:
-        return Agent(flags | BOT, text(b"bot"), NULL + NULL + NULL)
+        return Agent(flags | BOT, text(b"bot"), 4 * NULL, 4 * NULL)
     agent = kept.decode()
     seen = ua_parser.parse(agent)
     os = seen.os.family if seen.os else None
@@ -86,7 +96,9 @@ def judge_agent(raw: bytes) -> Agent:
         device = b"desktop"
     else:
         device = b"other"
-    return Agent(flags, text(device), text(_name(os)) + text(_name(browser)) + text(kept))
+    names = text(_name(os)) + text(_name(browser))
+    said, again = keyed(kept)
+    return Agent(flags, text(device), names + said, names + again)
 
 
 def _name(family: str | None) -> bytes | None:
@@ -95,11 +107,17 @@ def _name(family: str | None) -> bytes | None:
 
 
 class Referrer(NamedTuple):
-    """A referrer's part of the row: its flags, the column channel (the social network it belongs to, or null), its own column."""
+    """A referrer's part of the row: its flags, the column channel (the social network it belongs to, or null), and the columns
+    referrer_key and referrer: said, or left out as an agent's."""
 
     flags: int
     channel: bytes
-    column: bytes
+    columns: bytes
+    columns_again: bytes
+
+    def again(self) -> Referrer:
+        """For the rows after the first."""
+        return self._replace(columns=self.columns_again)
 
 
 _NETWORKS: Mapping[str, Sequence[str]] = {
@@ -136,7 +154,7 @@ def judge_referrer(raw: bytes) -> Referrer:
     while host and channel is None:
         channel = _NETWORK_OF_HOST.get(host)
         host = host.partition(".")[2]
-    return Referrer(CLEANED if changed else 0, text(channel), text(kept or None))
+    return Referrer(CLEANED if changed else 0, text(channel), *keyed(kept or None))
 
 
 class Place(NamedTuple):

@@ -66,13 +66,15 @@ class Redirector:
         self._visitor_hash = blake2b()
         self._log = log
         self._counts = counts
-        self._agents: Memo[bytes, Agent] = Memo(judge_agent, length=len)
-        self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer, length=len)
+        # A day's first row of a user agent or referrer says it; those after it have its key alone.
+        self._agents: Memo[bytes, Agent] = Memo(judge_agent, length=len, again=Agent.again)
+        self._referrers: Memo[bytes, Referrer] = Memo(judge_referrer, length=len, again=Referrer.again)
         self._sources: Memo[bytes, bytes] = Memo(_channel_of, length=len)
         self._lately: dict[tuple[int, bytes], int] = {}      # clicks by link and address, forgotten every FLOOD_MS or when full
         self._lately_since_ms = 0
         self._now_ms = 0
         self._spooled = True
+        self._unheard = False      # what agents and referrers were said may be in no row
         self._rows: list[bytes] = []
         self._prefetches = self._heads = 0
         self._clerk: speedups.Clerk | None = None
@@ -107,22 +109,27 @@ class Redirector:
             self._lately_since_ms = now_ms
         if now_ms // DAY_MS != self._visitor_day:
             self._key_visitors(now_ms // DAY_MS)
+            self._unheard = True
+        if self._unheard and self._spooled:
+            self._agents.clear()
+            self._referrers.clear()
+            self._unheard = False
         self._ids.begin(now_ms)
 
     def click(self, link: Link, visit: Visit, place: Place) -> bytes | None:
         """Take one visit of a known link, and say where it is sent. None: paused or expired, and no fallback (410); no row then."""
         _, raw_query, user_agent, referrer, head, prefetch, beacon = visit
         now_ms = self._now_ms
-        agent_flags, device, agent_columns = self._agents[user_agent]
-        referrer_flags, channel, referrer_column = self._referrers[referrer]
-        country, ip_column, address, _ = place
-        flags = agent_flags | referrer_flags
         template = link.destination
-        if now_ms >= link.open_until_ms:
+        is_open = now_ms < link.open_until_ms
+        if not is_open:
             if link.fallback is None:
                 return None
             template = link.fallback
-            flags |= FALLBACK
+        agent_flags, device, agent_columns, _ = self._agents[user_agent]     # from here on a row comes of it: it may be the first
+        referrer_flags, channel, referrer_columns, _ = self._referrers[referrer]
+        country, ip_column, address, _ = place
+        flags = agent_flags | referrer_flags | (0 if is_open else FALLBACK)
         if head or prefetch or beacon:
             flags |= (HEAD if head else 0) | (PREFETCH if prefetch else 0) | (BEACON if beacon else 0)
         query_columns, values = NO_QUERY, _NO_VALUES
@@ -147,7 +154,7 @@ class Redirector:
         visitor.update(address + b"\0" + user_agent)
         self._rows.append(b"".join((
             ROW_HEAD, click_id, VISITOR_HEAD, visitor.digest(), link.columns, FLAGS[flags], channel, country, device, ip_column,
-            agent_columns, referrer_column, query_columns,
+            agent_columns, referrer_columns, query_columns,
         )))
         if head:
             self._heads += 1
@@ -169,10 +176,11 @@ class Redirector:
         self._rows = []      # before the write: should it end in what nobody foresaw, nothing of this is counted with the next
         self._prefetches = self._heads = 0
         appended = 0
+        self._unheard = True
         if self._spooled:
             try:
                 self._log.append(rows)
-                appended = len(rows)
+                appended, self._unheard = len(rows), False
             except SpoolUnavailable:
                 appended = 0      # the log knows, counts and says why; ids are flagged from here on
         clicks, unlogged = len(rows) - prefetches - heads, len(rows) - appended

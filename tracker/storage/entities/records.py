@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,8 @@ from tracker.storage.entities import records_sql as sql
 from tracker.storage.entities.table import Page, Row, Table
 
 SPAN = timedelta(hours=24)   # the longest look at clicks
+_KEYED = (("user_agent", "agent_key"), ("referrer", "referrer_key"))
+_DAY_MS = 86_400_000
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 FLAGS = {1: "bot", 2: "prefetch", 4: "head", 8: "test", 16: "cleaned", 32: "fallback", 64: "beacon", 128: "flood"}
 
@@ -33,9 +35,9 @@ class Records(Table):
         """By token (32 characters) or uuid. Raises Invalid, NotFound."""
         async with self._connection() as connection:
             record = await connection.fetchrow(sql.CLICK, parse_click_id(click_id))
-        if record is None:
-            raise NotFound("click")
-        return _click(record)
+            if record is None:
+                raise NotFound("click")
+            return _click(record, await _texts(connection, [record]))
 
     async def clicks(
         self, *, start: datetime, end: datetime, link: str | None = None, program: str | None = None,
@@ -56,7 +58,8 @@ class Records(Table):
             found = await connection.fetch(
                 sql.CLICKS, first, last, numbers["link"], numbers["program"], numbers["partner"], limit + 1
             )
-        rows = [_click(record) for record in found[:limit]]
+            texts = await _texts(connection, found)
+        rows = [_click(record, texts) for record in found[:limit]]
         return Page(rows, str(rows[-1]["click_id"]) if len(found) > limit else None)
 
     async def conversion(self, conversion_id: str) -> Row:
@@ -121,9 +124,33 @@ def _floor(moment: datetime) -> UUID:
     return UUID(int=ms << 83)
 
 
-def _click(record: Mapping[str, Any]) -> Row:
+async def _texts(connection: Any, records: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str, bytes], str]:
+    """What keys stand for in the rows that leave a text out, by day and column: another row of the day says it."""
+    asked: dict[tuple[int, str], set[bytes]] = {}
+    for record in records:
+        for text, key in _KEYED:
+            if record[text] is None and record[key] is not None:
+                asked.setdefault((_day(record["click_id"]), text), set()).add(record[key])
+    texts = {}
+    for (day, text), keys in asked.items():
+        first, last = (UUID(int=one * _DAY_MS << 83) for one in (day, day + 1))
+        statement = sql.USER_AGENTS if text == "user_agent" else sql.REFERRERS
+        for key, said in await connection.fetch(statement, first, last, list(keys)):
+            texts[day, text, key] = said
+    return texts
+
+
+def _day(click_id: UUID) -> int:
+    return uuid_time_ms(click_id.bytes) // _DAY_MS
+
+
+def _click(record: Mapping[str, Any], texts: Mapping[tuple[int, str, bytes], str]) -> Row:
     row = dict(record)
     flags = row.pop("flags")
+    for text, key in _KEYED:
+        said = row.pop(key)
+        if row[text] is None:
+            row[text] = texts.get((_day(row["click_id"]), text, said))
     row["at"] = datetime.fromtimestamp(uuid_time_ms(row["click_id"].bytes) / 1000, UTC)
     row["flags"] = [name for bit, name in FLAGS.items() if flags & bit]
     row["query"] = None if row["query"] is None else orjson.loads(row["query"])

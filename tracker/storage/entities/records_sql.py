@@ -25,6 +25,19 @@ SELECT c.*, l.slug AS link, p.slug AS program, r.slug AS partner
 {_NAMES_OF_CLICKS} ORDER BY c.click_id
 """  # noqa: S608
 
+# Of a day: what user agents and referrers the keys stand for that its rows leave out.
+USER_AGENTS = """
+SELECT agent_key, user_agent FROM clicks
+ WHERE click_id >= $1 AND click_id < $2 AND agent_key = ANY ($3::bytea[]) AND user_agent IS NOT NULL
+UNION ALL SELECT agent_key, user_agent FROM clicks_stray WHERE agent_key = ANY ($3::bytea[]) AND user_agent IS NOT NULL
+"""
+
+REFERRERS = """
+SELECT referrer_key, referrer FROM clicks
+ WHERE click_id >= $1 AND click_id < $2 AND referrer_key = ANY ($3::bytea[]) AND referrer IS NOT NULL
+UNION ALL SELECT referrer_key, referrer FROM clicks_stray WHERE referrer_key = ANY ($3::bytea[]) AND referrer IS NOT NULL
+"""
+
 NUMBERS = """
 SELECT (SELECT link_id FROM links WHERE slug = $1) AS link,
        (SELECT program_id FROM programs WHERE slug = $2) AS program,

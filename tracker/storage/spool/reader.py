@@ -249,11 +249,9 @@ class LogReader:
         return window, written.offset if written is not None and live else window.file_bytes()
 
     def _frames(self, link: Link, written: Written | None, offset: int) -> Iterator[Frame]:
-        """The frames of a segment that count, from `offset` on."""
+        """The frames of a segment from `offset` on, also those behind the link's end."""
         window, limit = self._opened(link, written)
         while (frame := window.next_frame(offset, limit)) is not None:
-            if link.end_seq is not None and frame.first_seq >= link.end_seq:
-                return
             yield frame
             offset = frame.end_offset
 
