@@ -185,8 +185,17 @@ class LaneServer:
         return list(self.do(read))
 
     def rows(self, first: int = 0) -> list[dict[str, Any]]:
-        """The same by column."""
-        return [decode_row(row) for row in self.raw_rows(first)]
+        """The same by column, with the texts that other rows say. Fails when none does."""
+        rows = [decode_row(row) for row in self.raw_rows(first)]
+        for key, text in (("agent_key", "user_agent"), ("referrer_key", "referrer")):
+            for row in rows:
+                if row[key] is not None and row[text] is None:
+                    row[text] = self._said(key, text)[row[key]]
+        return rows
+
+    def _said(self, key: str, text: str) -> dict[bytes, str]:
+        """Of all rows so far, by key."""
+        return {row[key]: row[text] for row in map(decode_row, self.raw_rows()) if row[text] is not None}
 
     @property
     def appended(self) -> int:
