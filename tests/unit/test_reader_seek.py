@@ -164,3 +164,17 @@ async def test_gathering_gives_others_their_turn_wherever_they_read_meanwhile(
         assert judged <= len(found.lengths) + 3 * turns
         assert reader.read(start, max_rows=1, max_bytes=1) is not None
         assert judged <= len(found.lengths) + 3 * turns + 2
+
+
+async def test_what_comes_while_it_is_gathered_is_left_for_the_next_time(tmp_path: Path) -> None:
+    """Clicks come with every turn of the event loop: after them a gathering would run, a frame a turn, for as long as they do."""
+    with written(tmp_path, [click_row() for _ in range(3 * TURN_FRAMES)]) as spool:
+        reader = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
+        gathering = asyncio.create_task(reader.gather(TURN_FRAMES, max_rows=10**6, max_bytes=2**30))
+        for _ in range(20 * TURN_FRAMES):
+            await asyncio.sleep(0)
+            spool.clicks.append([click_row()])
+        found = gathering.result()
+        assert isinstance(found, Batch)
+        assert 3 * TURN_FRAMES == found.next_seq
+        assert spool.clicks.next_seq > found.next_seq
