@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from owner_process import VISIT, OwnerProcess, query, wait_for_end
 from postgres_fixtures import PostgresFactory, engine_bin_dir
-from tracker_process import until
 
 from tracker.storage.embedded import folder as pg_folder
 from tracker.storage.embedded import process as pg_process
@@ -232,8 +231,7 @@ def test_another_command_finds_the_running_server_by_its_folder(tmp_path: Path, 
         assert owner.answer["dsn"] == dsn_of_running(data_dir)
         os.kill(owner.answer["pid"], signal.SIGKILL)
         wait_for_end(owner.answer["pid"])
-        # The server's own children may hold its socket for some milliseconds more.
-        until(lambda: dsn_of_running(data_dir) is None, "nobody is misled")
+        assert dsn_of_running(data_dir) is None
 
 
 async def test_commands_side_by_side_share_a_server_until_the_last_has_left(tmp_path: Path) -> None:

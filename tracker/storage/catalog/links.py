@@ -32,7 +32,7 @@ class Links(dict[bytes, Link]):
         self._rows = rows
         self._left_out = left_out
         self._numbers: dict[bytes, int] = {}
-        self._compiled: OrderedDict[int, Link] = OrderedDict()   # those in the dict, the oldest first
+        self._compiled: OrderedDict[int, Link] = OrderedDict()   # by number, the oldest first
         self._bad: set[int] = set()
 
     @overload

@@ -83,7 +83,7 @@ def dsn_of_running(data_dir: Path) -> str | None:
         raise EmbeddedPostgresError(
             f"The database in {data_dir} belongs to another account: run as its owner."
         ) from exc
-    if run_dir is None:
+    if run_dir is None or not _lives(server_pid(cluster(data_dir))):      # its children hold the socket for a moment more
         return None
     with socket.socket(socket.AF_UNIX) as probe:  # the file may be a killed server's
         try:
@@ -91,6 +91,14 @@ def dsn_of_running(data_dir: Path) -> str | None:
         except OSError:
             return None
     return dsn_in(run_dir, "postgres")
+
+
+def _lives(pid: int | None) -> bool:
+    """Whether the process runs; one that has ended and was not waited for does not."""
+    try:
+        return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _pid_file(cluster_dir: Path) -> list[str]:
