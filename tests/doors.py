@@ -34,10 +34,12 @@ from tracker.web.agents import Places
 from tracker.web.click_route import click_routes
 from tracker.web.desk import Desk
 from tracker.web.fastlane import Lanes
+from tracker.web.port import open_port
 from tracker.web.postback import PostbackDoor
 from tracker.web.postback_lane import PostbackLane
 from tracker.web.public import public_app
 from tracker.web.redirect import Redirector
+from tracker.web.sockets import open_sockets
 
 KEYRING = Keyring(((0, b"0123456789abcdef"),))
 SPOOL_ID = 0x1234_5678_9ABC_DEF0
@@ -171,15 +173,17 @@ async def open_door(
         kind(desk=desk, places=places, server=runner.server, connection_limit=1000, postbacks=postback_lane)
         for kind in (Lanes, HttpOnlyLanes)
     ]
-    listening = [await asyncio.get_running_loop().create_server(one, "127.0.0.1", 0) for one in served]
-    ports = {type(one): server.sockets[0].getsockname()[1] for one, server in zip(served, listening, strict=True)}
+    listening = [open_sockets(["127.0.0.1"], 0, setting="")[0][0] for _ in served]
+    opened = [await open_port(one, [sock]) for one, sock in zip(served, listening, strict=True)]
+    ports = {type(one): sock.getsockname()[1] for one, sock in zip(served, listening, strict=True)}
     async with aiohttp.ClientSession() as http:
         here.append(Door(ports, lanes, desk, http, db, catalog, spool, recorder, refusals, door, postback_lane))
         try:
             yield here[0]
         finally:
-            for server, one in zip(listening, served, strict=True):
-                server.close()
+            for port, sock, one in zip(opened, listening, served, strict=True):
+                port.stop_accepting()
+                sock.close()
                 for lane in list(one.open):
                     lane.close(at_once=True)
             await runner.cleanup()

@@ -30,8 +30,10 @@ from tracker.web.agents import Places
 from tracker.web.click_route import click_routes
 from tracker.web.desk import Desk
 from tracker.web.fastlane import Lane, Lanes
+from tracker.web.port import open_port
 from tracker.web.public import public_app
 from tracker.web.redirect import Redirector
+from tracker.web.sockets import open_sockets
 
 KEYRING = Keyring(((3, b"secret for tests".ljust(32)),))
 SPOOL_ID = 77
@@ -240,8 +242,9 @@ def lane_server(root: Path, *, lanes: type[Lanes] = Lanes, connection_limit: int
         assert runner.server is not None
         made = lanes(desk=desk, places=places, server=runner.server, connection_limit=connection_limit)
         reader = LogReader(spool.path, "clicks", spool_id=SPOOL_ID, log=spool.clicks)
-        listening = await loop.create_server(made, "127.0.0.1", 0)
-        server = LaneServer(listening.sockets[0].getsockname()[1], made, desk, spool, log, counts, missed, loop, reader,
+        listening = open_sockets(["127.0.0.1"], 0, setting="")[0][0]
+        port = await open_port(made, [listening])
+        server = LaneServer(listening.getsockname()[1], made, desk, spool, log, counts, missed, loop, reader,
                             asyncio.Event(), asyncio.Event())
         loop.set_exception_handler(lambda _, context: server.errors.append(context))
         started.append(server)
@@ -249,6 +252,7 @@ def lane_server(root: Path, *, lanes: type[Lanes] = Lanes, connection_limit: int
         await ended.wait()
         server.released.set()
         server.synced.set()
+        port.stop_accepting()
         listening.close()
         for lane in list(made.open):
             lane.close(at_once=True)

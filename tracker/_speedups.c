@@ -11,6 +11,14 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
+#ifdef __linux__
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#endif
 #include "_speedups_bytes.h"
 
 static PyObject *bytes_of(Span span) { return PyBytes_FromStringAndSize(span.at, span.length); }
@@ -556,6 +564,94 @@ static PyObject *tally(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssiz
 
 /* ── The module ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* ── Sockets ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#ifdef __linux__
+
+enum { READ_BYTES = 1 << 16, TURN_CONNECTIONS = 256 };      /* web/wire.py, web/port.py */
+
+static PyObject *received_name, *woken_name;
+
+/* What a ready connection has to say: bytes it sent, or the events; NULL: nothing after all, or an error is set. */
+static PyObject *heard(struct epoll_event *ready, char *room) {
+    if (ready->events == EPOLLIN) {
+        ssize_t length = recv(ready->data.fd, room, READ_BYTES, MSG_DONTWAIT);
+        if (length >= 0) return PyBytes_FromStringAndSize(room, length);
+        if (errno == EAGAIN || errno == EINTR) return NULL;
+        ready->events = EPOLLERR;
+    }
+    return PyLong_FromLong((long)ready->events);
+}
+
+/* The interpreter stays held: no call here waits. */
+static PyObject *receive(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t nargs) {
+    static char room[READ_BYTES];
+    struct epoll_event ready[TURN_CONNECTIONS];
+    PyObject *wires[TURN_CONNECTIONS], *said[TURN_CONNECTIONS];
+    if (nargs != 2 || !PyList_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "receive(poll, wires: list)");
+        return NULL;
+    }
+    int poll = PyObject_AsFileDescriptor(args[0]), count = 0;
+    if (poll >= 0 && (count = epoll_wait(poll, ready, TURN_CONNECTIONS, 0)) < 0) {
+        if (errno == EINTR) Py_RETURN_NONE;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    for (int i = 0; i < count; i++) {
+        wires[i] = PyList_GetItem(args[1], ready[i].data.fd);      /* an error stays set, and ends this below */
+        Py_XINCREF(wires[i]);
+        said[i] = wires[i] && !PyErr_Occurred() ? heard(&ready[i], room) : NULL;
+    }
+    for (int i = 0; i < count; i++) {
+        Py_ssize_t fd = ready[i].data.fd;
+        if (said[i] && !PyErr_Occurred() && wires[i] != Py_None && fd < PyList_GET_SIZE(args[1])
+                && PyList_GET_ITEM(args[1], fd) == wires[i]) {
+            PyObject *call[] = {wires[i], said[i]}, *name = PyBytes_Check(said[i]) ? received_name : woken_name;
+            Py_XDECREF(PyObject_VectorcallMethod(name, call, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL));
+        }
+        Py_XDECREF(said[i]);
+        Py_XDECREF(wires[i]);
+    }
+    if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *send_now(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "send(fd: int, data: bytes)");
+        return NULL;
+    }
+    Py_buffer data;
+    int fd = (int)PyLong_AsLong(args[0]);
+    if (PyErr_Occurred() || PyObject_GetBuffer(args[1], &data, PyBUF_SIMPLE) < 0) return NULL;
+    ssize_t sent = send(fd, data.buf, (size_t)data.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    int failed = sent < 0 ? errno : 0;
+    PyBuffer_Release(&data);
+    if (failed == 0) return PyLong_FromSsize_t(sent);
+    if (failed == EAGAIN || failed == EINTR) return PyLong_FromLong(0);
+    errno = failed;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *accept_one(PyObject *Py_UNUSED(self), PyObject *listening) {
+    union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } name;
+    socklen_t length = sizeof name;
+    char peer[INET6_ADDRSTRLEN] = "";
+    int door = PyObject_AsFileDescriptor(listening);
+    if (door < 0) return NULL;
+    int fd = accept4(door, &name.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) {
+        if (errno == EAGAIN) Py_RETURN_NONE;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (name.any.sa_family == AF_INET) inet_ntop(AF_INET, &name.v4.sin_addr, peer, sizeof peer);
+    else if (name.any.sa_family == AF_INET6) inet_ntop(AF_INET6, &name.v6.sin6_addr, peer, sizeof peer);
+    PyObject *newcomer = Py_BuildValue("is", fd, peer);
+    if (newcomer == NULL) close(fd);
+    return newcomer;
+}
+#endif
+
 static PyMethodDef plain_click_method = {"plain_click", (PyCFunction)(void (*)(void))plain_click, METH_FASTCALL, NULL};
 static PyMethodDef take_query_method = {"take_query", (PyCFunction)(void (*)(void))take_query, METH_FASTCALL, NULL};
 
@@ -573,6 +669,11 @@ static PyMethodDef methods[] = {
     {"plain_clicks", plain_clicks, METH_O, "The function that reads a plain click into a `visit`."},
     {"query_taker", query_taker, METH_O, "The function that reads a query; `twin` does what it leaves alone."},
     {"tally", (PyCFunction)(void (*)(void))tally, METH_FASTCALL, "Counts rows by link and by source."},
+#ifdef __linux__
+    {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, "One turn of a port: what ready connections sent."},
+    {"accept", accept_one, METH_O, "A newcomer's descriptor and address."},
+    {"send", (PyCFunction)(void (*)(void))send_now, METH_FASTCALL, "How much of an answer the kernel took."},
+#endif
     {"spell", spell, METH_O, "A click id's 20 bytes as its 32 characters."},
     {NULL, NULL, 0, NULL},
 };
@@ -583,6 +684,11 @@ PyMODINIT_FUNC PyInit__speedups(void) {
     mark_kinds();
     PyObject *made = PyModule_Create(&module);
     if (made == NULL) return NULL;
+#ifdef __linux__
+    received_name = PyUnicode_InternFromString("received");
+    woken_name = PyUnicode_InternFromString("woken");
+    if (received_name == NULL || woken_name == NULL) return NULL;
+#endif
     plan_name = PyUnicode_InternFromString("plan");
     if (plan_name == NULL || PyModule_AddType(made, &run_type) < 0 || PyModule_AddType(made, &clerk_type) < 0
             || PyModule_AddIntConstant(made, "SOURCE_CRC", SOURCE_CRC) < 0) {

@@ -56,6 +56,21 @@ def query_taker(twin: F) -> F:
     return _compiled.query_taker(twin) if _compiled else twin
 
 
+def receiver(twin: F) -> F:
+    """A turn of the public port (web/port.py)."""
+    return getattr(_compiled, "receive", twin)      # where there is epoll
+
+
+def accepter(twin: F) -> F:
+    """Of its newcomers."""
+    return getattr(_compiled, "accept", twin)
+
+
+def sender(twin: F) -> F:
+    """Of answers (web/wire.py)."""
+    return getattr(_compiled, "send", twin)
+
+
 def tally(twin: F) -> F:
     """Of rows, for the statistics (storage/clicks/statistics.py)."""
     return _compiled.tally if _compiled else twin

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 from lane_server import HttpOnlyLanes, LaneServer, lane_server, make_link
 from raw_http import Client, click, post
+from ways import WAYS, take_way
 
 from tracker.web.fastlane import DEADLINE_SECONDS, HELD_LIMIT, IDLE_SECONDS, Lanes
 
-READ_BYTES = 262_144      # what uvloop reads at once
+READ_BYTES = 262_144      # what uvloop reads at once; a port reads less
 WAIT = b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+
+
+@pytest.fixture(autouse=True, params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_way(request.param, monkeypatch)
 
 
 @pytest.fixture

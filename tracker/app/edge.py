@@ -45,6 +45,7 @@ from tracker.web.click_route import click_routes
 from tracker.web.desk import Desk
 from tracker.web.fastlane import Lanes
 from tracker.web.misses import Misses
+from tracker.web.port import open_port
 from tracker.web.postback import PostbackDoor
 from tracker.web.postback_lane import PostbackLane
 from tracker.web.public import public_app
@@ -80,7 +81,6 @@ class Edge:
         self._draining = False
         self.unfit = asyncio.Event()      # this start must not go on; the parent starts another
         self._tasks: list[asyncio.Task[None]] = []
-        self._servers: list[asyncio.Server] = []
 
     async def start(self) -> None:
         """Everything up, doors open last. Raises what makes a start impossible, in words for people."""
@@ -162,8 +162,7 @@ class Edge:
             task.add_done_callback(self._watch)
         gc.collect()
         gc.freeze()           # what lives for ever need not be looked through: its pauses were 30 ms with 100,000 links
-        for listening in self._sockets:
-            self._servers.append(await loop.create_server(self._lanes, sock=listening.dup()))
+        self._port = await open_port(self._lanes, self._sockets)
         self._metrics.each_second(ready=self.ready)
 
     @property
@@ -176,17 +175,15 @@ class Edge:
         self._metrics.each_second(ready=self.ready)
         self._lanes.drain()
         await asyncio.sleep(serve_on_seconds)
-        loop = asyncio.get_running_loop()
         if all(turn_newcomers_away(listening) for listening in self._sockets):
             await asyncio.sleep(HANDSHAKES_SECONDS)
-        for server in self._servers:
-            server.close()
+        self._port.stop_accepting()
         waiting: list[socket.socket] = []
         for listening in self._sockets:
             waiting += accept_rest(listening)
             listening.close()                    # at once: what queues up between the two is reset, or waits for an heir
         for connection in waiting:
-            await loop.connect_accepted_socket(self._lanes, connection)
+            await self._port.take(connection)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CONNECTIONS_SECONDS):
                 await asyncio.sleep(0.1)         # what has just been accepted may send its request
@@ -252,8 +249,7 @@ class Edge:
             log.error("%s; this worker ends and is replaced", exc)  # noqa: TRY400 - the sentence is all there is to know
             for lane in list(self._lanes.open):
                 lane.close(at_once=True)      # not one id more under this number; clients ask again, somewhere else
-            for server in self._servers:
-                server.close()
+            self._port.stop_accepting()
             self.unfit.set()
 
 

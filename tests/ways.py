@@ -1,0 +1,23 @@
+"""The ways in which connections may be served: a port whose hot calls are compiled, the same in Python, and the loop's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tracker import speedups
+from tracker.web import port, wire
+
+OURS = ["compiled", "python"]
+WAYS = [*OURS, "loop"]
+
+
+def take_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on ports work in this way. Skips where it was not built."""
+    if way == "compiled" and not speedups.AVAILABLE:
+        pytest.skip("tracker._speedups was not built: no C compiler when the package was installed")
+    if way == "python":
+        monkeypatch.setattr(port, "receive", port.receive_in_python)
+        monkeypatch.setattr(port, "accept", port.accept_in_python)
+        monkeypatch.setattr(wire, "send", wire.send_in_python)
+    if way == "loop":
+        monkeypatch.setattr(port, "HAS_EPOLL", False)
