@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tracker import speedups
-from tracker.web.wire import IN, READ_BYTES, Poll, Wire
+from tracker.web.wire import CHANGES, ENDED, IN, READ_BYTES, Poll, Wire, more_follows
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def receive_in_python(poll: Poll, wires: list[Wire | None]) -> None:
     heard: list[tuple[int, int, Wire | None, bytes | None]] = []
     for fd, events in poll.poll(0, TURN_CONNECTIONS):
         data = None
-        if events == IN:
+        if events & ~ENDED == IN:
             try:
                 data = os.read(fd, READ_BYTES)
             except BlockingIOError:
@@ -49,10 +49,10 @@ def receive_in_python(poll: Poll, wires: list[Wire | None]) -> None:
     for fd, events, wire, data in heard:
         if wire is None or wire is not wires[fd]:      # it ended earlier in this turn
             continue
-        if data is None:
-            wire.woken(events)
-        else:
+        if data is not None:
             wire.received(data)
+        if data is None or more_follows(data, events):
+            wire.woken(events)
 
 
 def accept_in_python(listening: socket.socket) -> tuple[int, str] | None:
@@ -112,7 +112,7 @@ class Port:
         self._wires.extend([None] * (fd + 1 - len(self._wires)))
         protocol = self._protocol()
         wire = self._wires[fd] = Wire(fd, peer, protocol, loop=self._loop, poll=self._poll, wires=self._wires)
-        self._poll.register(fd, IN)
+        self._poll.register(fd, IN | CHANGES)
         protocol.connection_made(wire)
         if not wire.is_closing():
             wire.read()      # its request is often there already
