@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TURN_CONNECTIONS: Final = 256     # read in one turn; their answers leave together after it, so it bounds what the first waits
 ACCEPTED_AT_ONCE: Final = 64      # then those who are connected have their turn
+FIRST_BYTES: Final = 4096         # room for a click; os.read makes room first, and 64 KiB take a microsecond
 REST_SECONDS: Final = 1.0         # without descriptors or memory for newcomers: they wait in the kernel's queue
 HAS_EPOLL: Final = hasattr(select, "epoll")
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -109,13 +110,14 @@ class Port:
             self._begin(*newcomer)
 
     def _begin(self, fd: int, peer: str) -> None:
-        self._wires.extend([None] * (fd + 1 - len(self._wires)))
+        if fd >= len(self._wires):
+            self._wires.extend([None] * (fd + 1 - len(self._wires)))
         protocol = self._protocol()
         wire = self._wires[fd] = Wire(fd, peer, protocol, loop=self._loop, poll=self._poll, wires=self._wires)
         self._poll.register(fd, IN | CHANGES)
         protocol.connection_made(wire)
         if not wire.is_closing():
-            wire.read()      # its request is often there already
+            wire.read(most=FIRST_BYTES)      # its request is often there already; if not, or not all, the next turn sees to it
 
     def _rest(self, listening: socket.socket, why: OSError) -> None:
         log.error("no room for another connection (%s): who knocks waits a second", why)

@@ -55,6 +55,9 @@ def more_follows(data: bytes, events: int) -> bool:
     return len(data) == READ_BYTES or (len(data) > 0 and events & ENDED != 0)
 
 
+_NOBODY: Final = asyncio.Protocol()
+
+
 class Wire(asyncio.Transport):
     """Made for a descriptor that does not block and that `poll` watches for IN; the descriptor is its own from then on.
 
@@ -108,10 +111,10 @@ class Wire(asyncio.Transport):
         if events & ~(IN | OUT | ENDED):
             self._end(ConnectionResetError("the client is gone"))
 
-    def read(self, events: int = IN) -> bool:
+    def read(self, events: int = IN, most: int = READ_BYTES) -> bool:
         """Whether there may be more: what comes after a read that left nothing wakes us, an end that came before it does not."""
         try:
-            data = os.read(self._fd, READ_BYTES)
+            data = os.read(self._fd, most)
         except BlockingIOError:
             return False
         except OSError as exc:
@@ -229,3 +232,4 @@ class Wire(asyncio.Transport):
         os.close(self._fd)      # which ends its place in `poll`, too
         self._fd = -1
         self._loop.call_soon(self._protocol.connection_lost, exc)
+        self._protocol = _NOBODY      # which knows us: two that hold each other are left to the collector, a tenth of all this
