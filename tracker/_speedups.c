@@ -1,10 +1,13 @@
-/* The compiled twins of the click path: a plain click's head, its query, ids, and the whole of a common click.
+/* The compiled twins of the click path: a turn of the public port, a plain click's head, its query, ids, and the whole of a
+ * common click.
  *
  * Optional: built when the package is installed where a C compiler is found (_speedups_build.py), asked for by speedups.py.
  * Every one does what its twin in Python does, which is the one to read: framing.plain_click_in_python,
  * query_columns.take_any_query, click_id.spell_in_python, click_id.RunInPython, statistics.tally_in_python; and Clerk, what a
- * lane, its desk and its redirector do with a common click (Lane._serve, Desk.take, Redirector.click). test_speedups.py and
- * test_clerk.py in tests/property hold them together. What is done with bytes alone stands in _speedups_bytes.h.
+ * lane, its desk and its redirector do with a common click (Lane._serve, Desk.take, Redirector.click); and, where there is
+ * epoll, port.receive_in_python, port.accept_in_python, wire.send_in_python. test_speedups.py and test_clerk.py in
+ * tests/property and test_port.py in tests/integration hold them together. What is done with bytes alone stands in
+ * _speedups_bytes.h.
  *
  * Rules: no state but what the objects are given; whatever is not the common case goes to the twin, before anything was changed.
  */

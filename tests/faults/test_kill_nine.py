@@ -48,6 +48,7 @@ def test_of_a_worker_at_random_times(dsn: str, tmp_path: Path, rounds: int) -> N
                 tracker = stack.enter_context(running("serve", environ))
             for kill in range(KILLS):
                 crowd.wait_for_acks(chance.randint(1, 2_000))
+                until(lambda: bool(tracker.workers()), "one lives")      # noqa: B023 - called at once
                 tracker.kill_worker(chance.choice(tracker.workers()))
                 until(partial(has_restarted, tracker, kill + 1), "it is replaced")
         assert_all_kept(dsn, tmp_path / "spool", crowd, environ)

@@ -361,6 +361,41 @@ async def test_who_waits_in_the_queue_when_the_port_stops_can_be_taken_by_hand()
         await place.seen[0].until(lambda: place.seen[0].data == b"was here")
 
 
+@pytest.mark.usefixtures("way")
+async def test_who_is_gone_when_taken_by_hand_costs_nothing() -> None:
+    async with opened() as place:
+        place.port.stop_accepting()
+        client = socket.create_connection(place.listening.getsockname())
+        place.listening.setblocking(True)
+        connection, _ = place.listening.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        connection.setblocking(False)
+        await place.port.take(connection)
+        for one in place.seen:
+            await one.ended()
+
+
+@pytest.mark.usefixtures("way")
+async def test_a_mistake_when_a_connection_is_made_costs_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    async with opened() as place:
+        made = Seen.connection_made
+
+        def fail(seen: Seen, transport: asyncio.BaseTransport) -> None:
+            made(seen, transport)
+            raise LookupError("a mistake of ours")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Seen, "connection_made", fail)
+            await place.client()
+        client, seen = await place.client()
+        await asyncio.get_running_loop().sock_sendall(client, b"fine")
+        await seen.until(lambda: seen.data == b"fine")
+        assert [LookupError] == [type(error["exception"]) for error in errors]
+
+
 # The two ways of a port
 
 

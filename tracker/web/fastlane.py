@@ -44,7 +44,7 @@ class Lanes:
         self.refused = 0          # connections over the limit
 
     def __call__(self) -> Lane:
-        """A protocol for one connection: hand this object to loop.create_server."""
+        """A protocol for one connection: hand this object to `open_port`."""
         return Lane(self)
 
     def sweep(self) -> None:

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 TURN_CONNECTIONS: Final = 256     # read in one turn; their answers leave together after it, so it bounds what the first waits
 ACCEPTED_AT_ONCE: Final = 64      # then those who are connected have their turn
-FIRST_BYTES: Final = 4096         # room for a click; os.read makes room first, and 64 KiB take a microsecond
 REST_SECONDS: Final = 1.0         # without descriptors or memory for newcomers: they wait in the kernel's queue
 HAS_EPOLL: Final = hasattr(select, "epoll")
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -92,9 +91,13 @@ class Port:
 
     async def take(self, connection: socket.socket) -> None:
         """One that was accepted elsewhere."""
+        try:
+            peer = connection.getpeername()[0]
+        except OSError:      # it has gone again
+            connection.close()
+            return
         connection.setblocking(False)
-        peer = connection.getpeername()[0]
-        self._begin(connection.detach(), peer)
+        self._begin(connection.detach(), peer.partition("%")[0])
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
@@ -110,14 +113,16 @@ class Port:
             self._begin(*newcomer)
 
     def _begin(self, fd: int, peer: str) -> None:
+        try:
+            self._poll.register(fd, IN | CHANGES)
+        except OSError as exc:      # sysctl fs.epoll.max_user_watches, or no memory
+            log.warning("a connection is closed, it cannot be watched: %s", exc)
+            os.close(fd)
+            return
         if fd >= len(self._wires):
             self._wires.extend([None] * (fd + 1 - len(self._wires)))
-        protocol = self._protocol()
-        wire = self._wires[fd] = Wire(fd, peer, protocol, loop=self._loop, poll=self._poll, wires=self._wires)
-        self._poll.register(fd, IN | CHANGES)
-        protocol.connection_made(wire)
-        if not wire.is_closing():
-            wire.read(most=FIRST_BYTES)      # its request is often there already; if not, or not all, the next turn sees to it
+        wire = self._wires[fd] = Wire(fd, peer, self._protocol(), loop=self._loop, poll=self._poll, wires=self._wires)
+        wire.begin()
 
     def _rest(self, listening: socket.socket, why: OSError) -> None:
         log.error("no room for another connection (%s): who knocks waits a second", why)

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from tracker import speedups
 
 READ_BYTES: Final = 1 << 16
+FIRST_BYTES: Final = 4096         # room for a click; os.read makes room first, and 64 KiB take a microsecond
 READS: Final = 4                  # of one connection in a turn: then others have theirs
 HIGH_WATER: Final = 1 << 16       # bytes unsent at which the protocol is told to pause, and …
 LOW_WATER: Final = 1 << 14        # … to go on: asyncio's defaults
@@ -83,6 +84,15 @@ class Wire(asyncio.Transport):
         self._closing = False          # by the protocol's wish, once all is sent, or because it is over
 
     # What the port says
+
+    def begin(self) -> None:
+        """The connection is made; its request is often there already. If not, or not all of it, this wakes us in the next turn."""
+        try:
+            self._protocol.connection_made(self)
+        except Exception as exc:  # noqa: BLE001 - the loop's handler is told
+            self._fail(exc)
+        if not self._closing:
+            self.read(most=FIRST_BYTES)
 
     def received(self, data: bytes) -> None:
         """The client sent this; nothing: it sends no more."""
