@@ -608,12 +608,11 @@ static PyObject *receive(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ss
     for (int i = 0; i < count; i++) {
         wires[i] = PyList_GetItem(args[1], ready[i].data.fd);      /* an error stays set, and ends this below */
         Py_XINCREF(wires[i]);
-        said[i] = wires[i] && !PyErr_Occurred() ? heard(&ready[i], room) : NULL;
+        said[i] = wires[i] && wires[i] != Py_None && !PyErr_Occurred() ? heard(&ready[i], room) : NULL;
     }
     for (int i = 0; i < count; i++) {
         Py_ssize_t fd = ready[i].data.fd;
-        if (said[i] && !PyErr_Occurred() && wires[i] != Py_None && fd < PyList_GET_SIZE(args[1])
-                && PyList_GET_ITEM(args[1], fd) == wires[i]) {
+        if (said[i] && !PyErr_Occurred() && fd < PyList_GET_SIZE(args[1]) && PyList_GET_ITEM(args[1], fd) == wires[i]) {
             Py_ssize_t sent = PyBytes_Check(said[i]) ? PyBytes_GET_SIZE(said[i]) : -1;
             int more = sent == READ_BYTES || (sent > 0 && ready[i].events & EPOLLRDHUP);      /* wire.more_follows */
             tell(wires[i], sent >= 0 ? received_name : woken_name, said[i]);

@@ -35,9 +35,11 @@ def receive_in_python(poll: Poll, wires: list[Wire | None]) -> None:
 
     All are read before the first is served: kernel and lanes keep each their own caches warm, a twentieth of a click.
     """
-    heard: list[tuple[int, int, Wire | None, bytes | None]] = []
+    heard: list[tuple[int, int, Wire, bytes | None]] = []
     for fd, events in poll.poll(0, TURN_CONNECTIONS):
-        data = None
+        wire, data = wires[fd], None
+        if wire is None:
+            continue
         if events & ~ENDED == IN:
             try:
                 data = os.read(fd, READ_BYTES)
@@ -45,9 +47,9 @@ def receive_in_python(poll: Poll, wires: list[Wire | None]) -> None:
                 continue
             except OSError:
                 events = select.EPOLLERR
-        heard.append((fd, events, wires[fd], data))
+        heard.append((fd, events, wire, data))
     for fd, events, wire, data in heard:
-        if wire is None or wire is not wires[fd]:      # it ended earlier in this turn
+        if wire is not wires[fd]:      # it ended earlier in this turn
             continue
         if data is not None:
             wire.received(data)
