@@ -565,8 +565,6 @@ static PyObject *tally(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
-/* ── The module ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
 /* ── Sockets ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 #ifdef __linux__
@@ -580,8 +578,8 @@ static PyObject *heard(struct epoll_event *ready, char *room) {
     if ((ready->events & ~EPOLLRDHUP) == EPOLLIN) {
         ssize_t length = recv(ready->data.fd, room, READ_BYTES, MSG_DONTWAIT);
         if (length >= 0) return PyBytes_FromStringAndSize(room, length);
-        if (errno == EAGAIN || errno == EINTR) return NULL;
-        ready->events = EPOLLERR;
+        if (errno == EAGAIN) return NULL;
+        if (errno != EINTR) ready->events = EPOLLERR;      /* interrupted: the wire reads, nothing would tell of it again */
     }
     return PyLong_FromLong((long)ready->events);
 }
@@ -661,6 +659,8 @@ static PyObject *accept_one(PyObject *Py_UNUSED(self), PyObject *listening) {
     return newcomer;
 }
 #endif
+
+/* ── The module ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static PyMethodDef plain_click_method = {"plain_click", (PyCFunction)(void (*)(void))plain_click, METH_FASTCALL, NULL};
 static PyMethodDef take_query_method = {"take_query", (PyCFunction)(void (*)(void))take_query, METH_FASTCALL, NULL};

@@ -10,21 +10,14 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from support import has_address
 
 from tracker.web.sockets import accept_rest, open_sockets, turn_newcomers_away
 
 SECONDS = 20.0
 
 
-def exists(host: str) -> bool:
-    try:
-        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError:
-        return False
-    return True
-
-
-@pytest.fixture(params=[host for host in ("127.0.0.1", "::1") if exists(host)])
+@pytest.fixture(params=[host for host in ("127.0.0.1", "::1") if has_address(host)])
 def listening(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     [[opened]] = open_sockets([request.param], 0, setting="")
     with opened:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import has_address
 from ways import OURS, WAYS, take_way
 
 from tracker.web import port, wire
@@ -400,12 +401,9 @@ async def test_a_mistake_when_a_connection_is_made_costs_it_alone(monkeypatch: p
 
 
 @pytest.mark.usefixtures("ours")
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("address", [host for host in ("127.0.0.1", "::1") if has_address(host)])
 def test_both_name_the_peer_alike(address: str) -> None:
-    try:
-        listening = open_sockets([address], 0, setting="")[0][0]
-    except OSError:
-        pytest.skip("a machine without IPv6")
+    listening = open_sockets([address], 0, setting="")[0][0]
     with contextlib.closing(listening), socket.socket(listening.family) as client:
         assert port.accept(listening) is None
         client.connect(listening.getsockname())
@@ -478,6 +476,11 @@ def test_a_turn_reads_no_more_than_its_share_of_one_connection() -> None:
 
 
 @pytest.mark.usefixtures("ours")
+@pytest.mark.usefixtures("ours")
+def test_a_turn_hears_so_many_connections_and_leaves_the_others_to_the_next() -> None:
+    assert port.TURN_CONNECTIONS == len(turn(port.receive, [("sends", b"x")] * (port.TURN_CONNECTIONS + 1), None))
+
+
 @pytest.mark.parametrize("wrong", [(), (1,), (1, []), ("poll", []), (select.epoll, [])])
 def test_a_turn_without_a_poll_is_a_mistake(wrong: tuple[Any, ...]) -> None:
     with pytest.raises((TypeError, AttributeError, OSError, ValueError)):

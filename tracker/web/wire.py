@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol
 from tracker import speedups
 
 READ_BYTES: Final = 1 << 16
-FIRST_BYTES: Final = 4096         # room for a click; os.read makes room first, and 64 KiB take a microsecond
 READS: Final = 4                  # of one connection in a turn: then others have theirs
 HIGH_WATER: Final = 1 << 16       # bytes unsent at which the protocol is told to pause, and …
 LOW_WATER: Final = 1 << 14        # … to go on: asyncio's defaults
@@ -92,7 +91,7 @@ class Wire(asyncio.Transport):
         except Exception as exc:  # noqa: BLE001 - the loop's handler is told
             self._fail(exc)
         if not self._closing:
-            self.read(most=FIRST_BYTES)
+            self.read()
 
     def received(self, data: bytes) -> None:
         """The client sent this; nothing: it sends no more."""
@@ -121,10 +120,10 @@ class Wire(asyncio.Transport):
         if events & ~(IN | OUT | ENDED):
             self._end(ConnectionResetError("the client is gone"))
 
-    def read(self, events: int = IN, most: int = READ_BYTES) -> bool:
+    def read(self, events: int = IN) -> bool:
         """Whether there may be more: what comes after a read that left nothing wakes us, an end that came before it does not."""
         try:
-            data = os.read(self._fd, most)
+            data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
             return False
         except OSError as exc:
@@ -242,4 +241,4 @@ class Wire(asyncio.Transport):
         os.close(self._fd)      # which ends its place in `poll`, too
         self._fd = -1
         self._loop.call_soon(self._protocol.connection_lost, exc)
-        self._protocol = _NOBODY      # which knows us: two that hold each other are left to the collector, a tenth of all this
+        self._protocol = _NOBODY      # which knows us: two that hold each other wait for the collector, which took a twentieth
