@@ -575,18 +575,13 @@ static PyObject *received_name, *woken_name;
 
 /* What a ready connection has to say: bytes it sent, or the events; NULL: nothing after all, or an error is set. */
 static PyObject *heard(struct epoll_event *ready, char *room) {
-    if ((ready->events & ~EPOLLRDHUP) == EPOLLIN) {
+    if (ready->events == EPOLLIN) {
         ssize_t length = recv(ready->data.fd, room, READ_BYTES, MSG_DONTWAIT);
         if (length >= 0) return PyBytes_FromStringAndSize(room, length);
-        if (errno == EAGAIN) return NULL;
-        if (errno != EINTR) ready->events = EPOLLERR;      /* interrupted: the wire reads, nothing would tell of it again */
+        if (errno == EAGAIN || errno == EINTR) return NULL;
+        ready->events = EPOLLERR;
     }
     return PyLong_FromLong((long)ready->events);
-}
-
-static void tell(PyObject *wire, PyObject *name, PyObject *what) {
-    PyObject *call[] = {wire, what};
-    Py_XDECREF(PyObject_VectorcallMethod(name, call, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL));
 }
 
 /* The interpreter stays held: no call here waits. */
@@ -611,11 +606,8 @@ static PyObject *receive(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ss
     for (int i = 0; i < count; i++) {
         Py_ssize_t fd = ready[i].data.fd;
         if (said[i] && !PyErr_Occurred() && fd < PyList_GET_SIZE(args[1]) && PyList_GET_ITEM(args[1], fd) == wires[i]) {
-            Py_ssize_t sent = PyBytes_Check(said[i]) ? PyBytes_GET_SIZE(said[i]) : -1;
-            int more = sent == READ_BYTES || (sent > 0 && ready[i].events & EPOLLRDHUP);      /* wire.more_follows */
-            tell(wires[i], sent >= 0 ? received_name : woken_name, said[i]);
-            Py_SETREF(said[i], more && !PyErr_Occurred() ? PyLong_FromLong((long)ready[i].events) : NULL);
-            if (said[i]) tell(wires[i], woken_name, said[i]);
+            PyObject *call[] = {wires[i], said[i]}, *name = PyBytes_Check(said[i]) ? received_name : woken_name;
+            Py_XDECREF(PyObject_VectorcallMethod(name, call, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL));
         }
         Py_XDECREF(said[i]);
         Py_XDECREF(wires[i]);

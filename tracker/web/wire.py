@@ -15,16 +15,11 @@ from typing import Any, Final, Protocol
 from tracker import speedups
 
 READ_BYTES: Final = 1 << 16
-READS: Final = 4                  # of one connection in a turn: then others have theirs
 HIGH_WATER: Final = 1 << 16       # bytes unsent at which the protocol is told to pause, and …
 LOW_WATER: Final = 1 << 14        # … to go on: asyncio's defaults
 
-IN: Final = 0x1                   # EPOLLIN
-OUT: Final = 0x4                  # EPOLLOUT
-ENDED: Final = 0x2000             # EPOLLRDHUP: the client sends no more; what is left, EPOLLERR and EPOLLHUP, is the end
-# Told of changes only (EPOLLET): else the kernel looks at each connection twice more after it was served. So whoever is woken
-# reads until nothing is left, and asking for something anew (`modify`) tells of it if it is there already.
-CHANGES: Final = ENDED | 1 << 31
+IN: Final = 1                     # EPOLLIN and …
+OUT: Final = 4                    # … EPOLLOUT; what else comes is the end: EPOLLERR, EPOLLHUP
 
 
 class Poll(Protocol):
@@ -48,11 +43,6 @@ def send_in_python(fd: int, data: bytes | bytearray | memoryview) -> int:
 
 
 send = speedups.sender(send_in_python)
-
-
-def more_follows(data: bytes, events: int) -> bool:
-    """Whether there may be more to read behind this."""
-    return len(data) == READ_BYTES or (len(data) > 0 and events & ENDED != 0)
 
 
 _NOBODY: Final = asyncio.Protocol()
@@ -112,25 +102,21 @@ class Wire(asyncio.Transport):
         """The descriptor is ready for something else, or no more good."""
         if events & OUT and self._unsent:
             self._send_rest(self._unsent)
-        for _ in range(READS):      # first: who sends a request and is gone has sent it all the same
-            if not self._reads or not self.read(events):
-                break
-        else:
-            self._watch()           # it goes on in the next turn
-        if events & ~(IN | OUT | ENDED):
+        if self._reads:
+            self.read()      # first: who sends a request and is gone has sent it all the same
+        elif events & ~(IN | OUT):
             self._end(ConnectionResetError("the client is gone"))
 
-    def read(self, events: int = IN) -> bool:
-        """Whether there may be more: what comes after a read that left nothing wakes us, an end that came before it does not."""
+    def read(self) -> None:
+        """What is there now; should there be more, we are woken again."""
         try:
             data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
-            return False
+            return
         except OSError as exc:
             self._end(exc)
-            return False
+            return
         self.received(data)
-        return more_follows(data, events)
 
     # What the protocol says: asyncio.Transport
 
@@ -224,7 +210,7 @@ class Wire(asyncio.Transport):
     def _watch(self) -> None:
         """Be woken for what is waited for."""
         if self._fd >= 0:
-            self._poll.modify(self._fd, CHANGES | (IN if self._reads else 0) | (OUT if self._unsent else 0))
+            self._poll.modify(self._fd, (IN if self._reads else 0) | (OUT if self._unsent else 0))
 
     def _fail(self, exc: Exception) -> None:
         """A mistake of ours costs this connection, no other."""
