@@ -13,9 +13,9 @@ from uuid import UUID
 from shipping import live_spool, now_ms
 
 from tracker.domain.postback import Postback
+from tracker.storage.conversions.answers import Answer
 from tracker.storage.conversions.journal import Journal
 from tracker.storage.conversions.recorder import Recorder
-from tracker.storage.conversions.store import Answer
 from tracker.storage.spool.reader import LogReader
 
 PROGRAM, OTHER_PROGRAM, PARTNER, COUPON_PARTNER, LINK, CREDENTIAL = 7, 8, 13, 17, 11, 5

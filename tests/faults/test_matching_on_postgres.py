@@ -24,7 +24,8 @@ from shipping import database, eventually, now_ms
 from tracker.domain.postback import Postback
 from tracker.jobs.pending import PendingJob
 from tracker.storage.conversions.journal import read_journal
-from tracker.storage.conversions.recorder import Recorder, replay
+from tracker.storage.conversions.recorder import Recorder
+from tracker.storage.conversions.replay import replay
 from tracker.storage.spool.reader import LogReader
 
 # As a fresh database: past the triggers that keep people from changing what was written about money.

@@ -16,7 +16,7 @@ from tracker.jobs.lease import LeaseLostError
 from tracker.storage.conversions import store as conversion_store
 from tracker.storage.conversions.group_commit import Fault, fault_of
 from tracker.storage.conversions.journal import read_journal
-from tracker.storage.conversions.recorder import replay
+from tracker.storage.conversions.replay import replay
 from tracker.storage.postgres import Unavailable
 from tracker.storage.spool.cursor import CursorMovedError
 

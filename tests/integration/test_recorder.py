@@ -37,13 +37,22 @@ from tracker.domain.conversion import Conversion, fold
 from tracker.domain.conversion_id import ConversionKey, key_of
 from tracker.domain.postback import Postback, Status
 from tracker.jobs.pending import PendingJob
-from tracker.storage.conversions import recorder
+from tracker.storage.conversions import callers, recorder
 from tracker.storage.conversions import sql as conversion_sql
 from tracker.storage.conversions.facts import find_clicks
 from tracker.storage.conversions.journal import read_journal
-from tracker.storage.conversions.recorder import apply_journal, replay
+from tracker.storage.conversions.recorder import apply_journal
+from tracker.storage.conversions.replay import replay
 from tracker.storage.conversions.store import decide_conversion
 from tracker.storage.spool.reader import LogReader
+
+
+@pytest.fixture(autouse=True, params=["usual groups", "small groups"])
+def groups(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones: any three messages are prepared while any three others are committed."""
+    if request.param == "small groups":
+        monkeypatch.setattr(recorder, "MAX_GROUP", 3)
+        monkeypatch.setattr(recorder, "LEAST_PREPARED", 1)
 
 
 @pytest.fixture
@@ -183,7 +192,7 @@ async def test_a_message_submitted_after_it_was_recorded_gets_the_logged_answer(
 async def test_callers_beyond_the_bound_are_told_queued_and_recorded_all_the_same(
     dsn: str, db: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "MOST_WAITING", 3)
+    monkeypatch.setattr(callers, "MOST_WAITING", 3)
     click = await land(db)
     async with edge(dsn, tmp_path) as shop:
         answers = await asyncio.gather(*shop.send(*(sale(click, txid=f"A-{n}") for n in range(5))))

@@ -23,7 +23,7 @@ from tracker.domain.refusal import CURABLE, Reason
 from tracker.jobs.postback_retry import retry_refusals
 from tracker.settings import Settings
 from tracker.storage.conversions.journal import BadJournalRowError, read_journal
-from tracker.storage.conversions.recorder import replay
+from tracker.storage.conversions.replay import replay
 from tracker.storage.conversions.session import open_session
 from tracker.storage.embedded.server import EmbeddedPostgresError, database_at
 from tracker.storage.entities.store import Store

@@ -23,21 +23,13 @@ from tracker.domain.refusal import Reason
 from tracker.jobs.lease import Lease, LeaseLostError
 from tracker.jobs.polling import Poller
 from tracker.storage.conversions import sql as sql
+from tracker.storage.conversions.answers import PENDING_CLICK, QUARANTINED, REFUSED, Answer
 from tracker.storage.conversions.facts import find_clicks
 from tracker.storage.conversions.group_commit import commit_group
 from tracker.storage.conversions.recorder import MAX_GROUP
-from tracker.storage.conversions.rows import as_json, moment
+from tracker.storage.conversions.rows import as_json, key_id, moment
 from tracker.storage.conversions.screen import program_key, read_programs
-from tracker.storage.conversions.store import (
-    PENDING_CLICK,
-    QUARANTINED,
-    REFUSED,
-    Answer,
-    attach_click,
-    key_id,
-    note_resolved,
-    resolve_messages,
-)
+from tracker.storage.conversions.store import attach_click, note_resolved, resolve_messages
 from tracker.storage.postgres import Connection, Record
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ from tracker.domain.program import Program
 from tracker.domain.refusal import CURABLE, Reason, Refused
 from tracker.storage.catalog.memory import CatalogMemory
 from tracker.storage.catalog.sql import ALL, KINDS
-from tracker.storage.conversions.recorder import MAX_GROUP, replay
+from tracker.storage.conversions.recorder import MAX_GROUP
+from tracker.storage.conversions.replay import replay
 from tracker.storage.postgres import Connection, Record
 
 _REFUSED = """

@@ -19,10 +19,10 @@ from tracker.domain.program import Program
 from tracker.domain.refusal import Reason, Refused
 from tracker.domain.values import valueclass
 from tracker.storage.catalog.catalog import Catalog
+from tracker.storage.conversions.answers import REFUSED, Answer
 from tracker.storage.conversions.journal import Journal
 from tracker.storage.conversions.recorder import Recorder
 from tracker.storage.conversions.refusals import Refusal, Refusals
-from tracker.storage.conversions.store import REFUSED, Answer
 from tracker.storage.conversions.unjournalled import UnjournalledRecorder
 from tracker.web.postback_answers import Kept, NotKept, Outcome
 from tracker.web.postback_auth import (

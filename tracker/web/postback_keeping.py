@@ -15,9 +15,9 @@ from uuid import UUID
 from tracker.domain.conversion_id import key_of
 from tracker.domain.postback import Postback
 from tracker.storage.catalog.catalog import Catalog
+from tracker.storage.conversions.answers import QUEUED, Answer
 from tracker.storage.conversions.journal import Journal
 from tracker.storage.conversions.recorder import Recorder
-from tracker.storage.conversions.store import QUEUED, Answer
 from tracker.storage.conversions.unjournalled import UnjournalledRecorder
 from tracker.storage.spool.log import SpoolUnavailable
 

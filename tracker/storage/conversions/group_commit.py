@@ -21,9 +21,10 @@ from typing import Any, Final
 from tracker.domain.conversion_id import key_of
 from tracker.domain.postback import Postback
 from tracker.storage.conversions import sql as sql
+from tracker.storage.conversions.answers import QUARANTINED, QUEUED, Answer
 from tracker.storage.conversions.journal_mark import BEGIN
 from tracker.storage.conversions.rows import as_json, hex_of, moment
-from tracker.storage.conversions.store import QUARANTINED, QUEUED, Answer, apply_messages
+from tracker.storage.conversions.store import apply_messages
 from tracker.storage.conversions.transaction import PATIENCE_MS, Mark, Transaction
 from tracker.storage.postgres import Connection, PostgresError, Unavailable
 from tracker.storage.spool.cursor import CursorMovedError

@@ -39,6 +39,11 @@ def uuid_of(id_: bytes | None) -> UUID | None:
     return None if id_ is None else as_uuid(id_)
 
 
+def key_id(key: ConversionKey | None) -> UUID | None:
+    """The conversion's id as the driver wants it; None while the key is unknown."""
+    return None if key is None else as_uuid(key.conversion_id)
+
+
 def columns(rows: Iterable[Sequence[Any]], count: int) -> list[list[Any]]:
     """Rows turned into `count` arrays, one a column: what unnest takes."""
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]

@@ -15,12 +15,12 @@ from uuid import UUID
 
 from tracker.domain.attribution import Facts
 from tracker.domain.conversion import Conversion, Outcome, Step, attach, decide, fold
-from tracker.domain.conversion_id import ConversionKey, key_of
+from tracker.domain.conversion_id import key_of
 from tracker.domain.outgoing import Outgoing, news
 from tracker.domain.postback import Postback, Status
 from tracker.domain.program import coupon_key
-from tracker.domain.values import valueclass
 from tracker.storage.conversions import sql as sql
+from tracker.storage.conversions.answers import OVER_CAP, PENDING_CLICK, QUARANTINED, REFUSED, Answer, answers_of, logged_asked
 from tracker.storage.conversions.facts import (
     ProgramRow,
     clicks_asked,
@@ -32,39 +32,39 @@ from tracker.storage.conversions.facts import (
     read_facts,
     with_strays,
 )
-from tracker.storage.conversions.rows import (
-    as_json,
-    columns,
-    conversion_of,
-    hex_of,
-    key_of_row,
-    key_parts,
-    moment,
-    state_row,
-    uuid_of,
-)
-from tracker.storage.conversions.screen import Subject, keys_asked, known_programs, program_key, read_programs, screen
+from tracker.storage.conversions.rows import columns, conversion_of, key_id, key_of_row, key_parts, uuid_of
+from tracker.storage.conversions.screen import Screened, Subject, keys_asked, known_programs, program_key, read_programs, screen
 from tracker.storage.conversions.transaction import Transaction
+from tracker.storage.conversions.writing import changes, first_messages, log_entries, new_states, waiting_messages
 from tracker.storage.postgres import Connection, as_uuid
 from tracker.storage.together import Part, execute_together, fetch_together
 
-PENDING_CLICK: Final = "pending_click"
-QUEUED: Final = "queued"
-REFUSED: Final = "refused"
-QUARANTINED: Final = "quarantined"
-OVER_CAP: Final = "pending_cap"
 _BEGUN: Final = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'"
 _TURN: Final = 16   # decisions in one turn of the event loop, which answers clicks too: about 1 ms
 
 
-@valueclass(frozen=True, slots=True)
-class Answer:
-    """What became of a message. `status`: recorded, updated, duplicate, conflict, pending_click, queued, or refused
-    (reason `pending_cap`: the program's limit of unconfirmed conversions a day)."""
+class Prepared(NamedTuple):
+    """A group that was read, and decided as far as that needs no lock: `settled` are the answers of what was applied before."""
 
-    status: str
-    conversion_id: UUID | None
-    reason: str | None = None
+    settled: dict[bytes, Answer]
+    work: _Work | None = None          # None: all was applied before
+    decided: _Decided | None = None    # None: some keys have rows, which must be claimed first
+
+
+class _Work(NamedTuple):
+    """Messages that were not applied yet, and what was true when they were read."""
+
+    screened: Screened
+    programs: Mapping[int, ProgramRow]
+    facts: Facts
+    write_log: str
+
+
+class _Decided(NamedTuple):
+    """What is to be written of a group, and the answers to give when it is."""
+
+    writes: list[Part]
+    answers: dict[bytes, Answer]
 
 
 async def apply_messages(transaction: Transaction, messages: Sequence[Postback]) -> dict[bytes, Answer]:
@@ -73,36 +73,60 @@ async def apply_messages(transaction: Transaction, messages: Sequence[Postback])
     A message in the postback log already is not applied again: its answer is the logged one. ValueError for messages
     nothing can be decided about.
     """
-    return await _apply(transaction, messages, lambda _: True, sql.WRITE_LOG)
+    return await finish(transaction, await prepare(transaction.connection, messages))
 
 
 async def apply_again(transaction: Transaction, messages: Sequence[Postback]) -> dict[bytes, Answer]:
     """As apply_messages, for a replay: what was quarantined gets another chance, its cause may be mended."""
-    return await _apply(transaction, messages, lambda answer: answer.reason != QUARANTINED, sql.WRITE_LOG_AGAIN)
+    return await finish(transaction, await _prepare(
+        transaction.connection, messages, lambda answer: answer.reason != QUARANTINED, sql.WRITE_LOG_AGAIN))
 
 
-async def _apply(
-    transaction: Transaction, messages: Sequence[Postback], settles: Callable[[Answer], bool], write_log: str
-) -> dict[bytes, Answer]:
-    connection = transaction.connection
+async def prepare(connection: Connection, messages: Sequence[Postback]) -> Prepared:
+    """The half of apply_messages that changes nothing: on any connection, at any time when no message of the same keys is
+    being applied here. What another edge does meanwhile makes `finish` fail (23505). Raises as apply_messages does."""
+    return await _prepare(connection, messages, lambda _: True, sql.WRITE_LOG)
+
+
+async def _prepare(
+    connection: Connection, messages: Sequence[Postback], settles: Callable[[Answer], bool], write_log: str
+) -> Prepared:
     found = await _read(connection, messages)
-    answers = {id_: answer for id_, answer in _answers_of(found.logged).items() if settles(answer)}
-    fresh = [message for message in messages if message.message_id not in answers]
+    settled = {id_: answer for id_, answer in answers_of(found.logged).items() if settles(answer)}
+    fresh = [message for message in messages if message.message_id not in settled]
     if not fresh:
-        await transaction.commit()
-        return answers
+        return Prepared(settled)
     programs = known_programs(programs_of(found.programs), _programs_of(fresh))
     screened = await screen(connection, fresh, programs, found.here, dict(found.known), dict(found.waiting))
     facts = await facts_of(connection, programs, found.facts[0], found.here)
-    steps, writes = await record(transaction, screened.ready, programs, screened.known, facts)
-    given = [(message, Answer(step.outcome.value, uuid_of(key.conversion_id), step.reason)) for (message, key), step in steps]
+    work = _Work(screened, programs, facts, write_log)
+    if any(key.conversion_id in screened.known for _, key in screened.ready):
+        return Prepared(settled, work)
+    return Prepared(settled, work, _decided(work, *await _decide(screened.ready, {}, facts)))
+
+
+async def finish(transaction: Transaction, prepared: Prepared) -> dict[bytes, Answer]:
+    """The other half: claim what is known already and decide it, write, commit."""
+    settled, work, decided = prepared
+    if work is None:
+        await transaction.commit()
+        return settled
+    if decided is None:
+        decided = _decided(work, *await record(transaction, work.screened.ready, work.programs, work.screened.known, work.facts))
+    await transaction.commit(*decided.writes)
+    return settled | decided.answers
+
+
+def _decided(work: _Work, steps: Iterable[tuple[Subject, Step]], writes: list[Part]) -> _Decided:
+    """With what was decided of those that were ready: what is to be written and answered of all."""
+    screened = work.screened
+    given = [(message, Answer(step.outcome.value, key_id(key), step.reason)) for (message, key), step in steps]
     given += [(message, Answer(PENDING_CLICK, key_id(key))) for message, key, _ in screened.waiting]
     given += [(message, Answer(REFUSED, key_id(key), OVER_CAP)) for message, key in screened.over_cap]
     if screened.waiting:
-        writes.append(_written(sql.WRITE_PENDING, sql.PENDING, (_pending_row(*waiting) for waiting in screened.waiting)))
-    writes.append(_written(write_log, sql.LOG, (_log_row(message, answer) for message, answer in given)))
-    await transaction.commit(*writes)
-    return answers | {message.message_id: answer for message, answer in given}
+        writes.append(waiting_messages(screened.waiting))
+    writes.append(log_entries(given, work.write_log))
+    return _Decided(writes, {message.message_id: answer for message, answer in given})
 
 
 class _Found(NamedTuple):
@@ -122,7 +146,7 @@ async def _read(connection: Connection, messages: Sequence[Postback]) -> _Found:
     keys = {key_of(m, several_per_key=False).conversion_id for m in messages if m.program_id is not None}
     clicks = {m.click_id for m in messages if m.click_id is not None and m.program_id is not None}
     questions = [
-        _logged_asked(_ids(messages)), programs_asked(programs), *keys_asked(map(as_uuid, keys)),
+        logged_asked(_ids(messages)), programs_asked(programs), *keys_asked(map(as_uuid, keys)),
         facts_asked(programs, _links_of(messages), _coupons_of(messages)),
     ]
     if not clicks:
@@ -161,23 +185,6 @@ def _resolved(given: Iterable[tuple[Postback, Answer]]) -> Part:
     return sql.RESOLVED_LOG, columns(rows, 5)
 
 
-async def logged_answers(connection: Connection, message_ids: Iterable[bytes]) -> dict[bytes, Answer]:
-    """The answers of those messages that were applied, or quarantined (the reason then is that word), before."""
-    [logged] = await fetch_together(connection, _logged_asked(message_ids))
-    return _answers_of(logged)
-
-
-def _logged_asked(message_ids: Iterable[bytes]) -> Part:
-    return sql.LOGGED, ([as_uuid(id_) for id_ in message_ids],)
-
-
-def _answers_of(logged: Iterable[tuple[Any, ...]]) -> dict[bytes, Answer]:
-    return {
-        message_id.bytes: Answer(QUEUED, None, QUARANTINED) if outcome == QUARANTINED else Answer(outcome, conversion_id, reason)
-        for message_id, outcome, reason, conversion_id in logged
-    }
-
-
 async def record(
     transaction: Transaction, subjects: Sequence[Subject], programs: Mapping[int, ProgramRow], known: AbstractSet[bytes],
     facts: Facts,
@@ -187,8 +194,6 @@ async def record(
     `known`: ids of the keys that had a row a moment ago; `facts` about the messages. A row that has come since, of another
     edge, makes what is to be written fail (23505), and the group is tried again.
     """
-    if not subjects:
-        return [], []
     keys = {key.conversion_id: key for _, key in subjects}
     before: dict[bytes, Conversion] = {}
     if there := sorted(keys.keys() & known):
@@ -197,6 +202,13 @@ async def record(
         rows = await connection.fetch(sql.CLAIM, *columns((key_parts(keys[id_]) for id_ in there), 6))
         before = {id_: conversion_of(row, keys[id_]) for row in rows for id_ in [row["conversion_id"].bytes]}
         facts = await _facts_for(connection, before.values(), [subject.message for subject in subjects], programs, facts)
+    return await _decide(subjects, before, facts)
+
+
+async def _decide(
+    subjects: Sequence[Subject], before: Mapping[bytes, Conversion], facts: Facts
+) -> tuple[list[tuple[Subject, Step]], list[Part]]:
+    """Fold the messages in in the order given. `before`: the conversions that exist, by id."""
     now: dict[bytes, Conversion] = dict(before)
     steps: list[tuple[Subject, Step]] = []
     outgoing: list[Outgoing] = []
@@ -208,16 +220,15 @@ async def record(
         outgoing += news(now.get(id_), step, facts.endpoints)
         now[id_] = step.after
         steps.append((subject, step))
-    writes = _writes(
+    writes = changes(
         [after for id_, after in now.items() if id_ in before and before[id_] != after],
         [(subject.message.message_id, step) for subject, step in steps],
         outgoing,
     )
     if new := [after for id_, after in now.items() if id_ not in before]:
-        writes.append(_written(sql.NEW_STATE, sql.STATE, map(state_row, new)))
-    firsts = [_conversion_row(*subject) for subject, step in steps if step.outcome is Outcome.RECORDED]
-    if firsts:
-        writes.append(_written(sql.WRITE_CONVERSIONS, sql.CONVERSIONS, firsts))
+        writes.append(new_states(new))
+    if recorded := [subject for subject, step in steps if step.outcome is Outcome.RECORDED]:
+        writes.append(first_messages(recorded))
     return steps, writes
 
 
@@ -247,7 +258,7 @@ async def _redecide(
     facts = await _facts_for(connection, [before], [], programs, Facts())
     step = decision(before, facts)
     outgoing = news(before, step, facts.endpoints)
-    await execute_together(connection, *_writes([step.after] if step.after != before else [], [(None, step)], outgoing))
+    await execute_together(connection, *changes([step.after] if step.after != before else [], [(None, step)], outgoing))
     return step
 
 
@@ -270,62 +281,6 @@ async def _facts_for(
     return await read_facts(connection, programs, link_ids=links, coupons=coupons, clicks=here)
 
 
-def _writes(
-    changed: Sequence[Conversion], steps: Sequence[tuple[bytes | None, Step]], outgoing: Sequence[Outgoing]
-) -> list[Part]:
-    """Of conversions that changed: their state, history and ledger, and what partners are told of it."""
-    writes: list[Part] = []
-    if changed:
-        writes.append(_written(sql.WRITE_STATE, sql.STATE, map(state_row, changed)))
-    history = [
-        (step.after.key.conversion_id.hex(), entry.entry, hex_of(message_id), entry.change, entry.detail)
-        for message_id, step in steps for entry in step.history
-    ]
-    if history:
-        writes.append(_written(sql.WRITE_HISTORY, sql.HISTORY, history))
-    ledger = [
-        (step.after.key.conversion_id.hex(), entry.entry, step.after.key.program_id, entry.partner_id, entry.amount,
-         entry.currency, entry.reason)
-        for _, step in steps for entry in step.ledger
-    ]
-    if ledger:
-        writes.append(_written(sql.WRITE_LEDGER, sql.LEDGER, ledger))
-    if outgoing:
-        writes.append(_written(sql.WRITE_OUTBOX, sql.OUTBOX, map(_outbox_row, outgoing)))
-    return writes
-
-
-def _written(statement: str, columns: str, rows: Iterable[Sequence[Any]]) -> Part:
-    return statement, (as_json(sql.names_of(columns), rows),)
-
-
-def _pending_row(message: Postback, key: ConversionKey | None, click_id: bytes) -> tuple[object, ...]:
-    key_id = None if key is None else key.conversion_id
-    return click_id.hex(), message.message_id.hex(), hex_of(key_id), message.credential_id, message.to_json()
-
-
-def _conversion_row(message: Postback, key: ConversionKey) -> tuple[object, ...]:
-    return (
-        key.conversion_id.hex(), message.message_id.hex(), key.program_id, key.event, message.txid,
-        hex_of(message.click_id), message.amount, message.currency, None if message.status is None else message.status.word,
-        message.customer, message.coupon, moment(message.ts_ms), moment(message.received_ms),
-    )
-
-
-def _outbox_row(one: Outgoing) -> tuple[object, ...]:
-    return (
-        one.conversion_id.hex(), one.entry, one.endpoint_id, one.partner_id, one.program_id, one.link_id,
-        hex_of(one.click_id), one.awaits_click, one.said,
-    )
-
-
-def _log_row(message: Postback, answer: Answer) -> tuple[object, ...]:
-    return (
-        message.message_id.hex(), moment(message.received_ms), answer.status, answer.reason, message.program_id,
-        None if answer.conversion_id is None else answer.conversion_id.hex, hex_of(message.click_id), message.to_json(),
-    )
-
-
 def _programs_of(messages: Iterable[Postback]) -> set[int]:
     return {message.program_id for message in messages if message.program_id is not None}
 
@@ -340,8 +295,3 @@ def _coupons_of(messages: Iterable[Postback]) -> set[str]:
 
 def _ids(messages: Iterable[Postback]) -> list[bytes]:
     return [message.message_id for message in messages]
-
-
-def key_id(key: ConversionKey | None) -> UUID | None:
-    """The conversion's id as the driver wants it; None while the key is unknown."""
-    return None if key is None else as_uuid(key.conversion_id)

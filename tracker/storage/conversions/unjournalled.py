@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tracker.domain.postback import Postback
+from tracker.storage.conversions.answers import Answer
 from tracker.storage.conversions.group_commit import commit_group
 from tracker.storage.conversions.recorder import OUTAGES
 from tracker.storage.conversions.session import open_session
-from tracker.storage.conversions.store import Answer
 from tracker.storage.conversions.transaction import NoMark
 from tracker.storage.postgres import Connection
 
