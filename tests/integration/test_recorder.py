@@ -47,10 +47,10 @@ from tracker.storage.conversions.store import decide_conversion
 from tracker.storage.spool.reader import LogReader
 
 
-@pytest.fixture(autouse=True, params=["usual groups", "small groups"])
+@pytest.fixture(autouse=True, params=["usual", "small"])
 def groups(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small ones: any three messages are prepared while any three others are committed."""
-    if request.param == "small groups":
+    if request.param == "small":
         monkeypatch.setattr(recorder, "MAX_GROUP", 3)
         monkeypatch.setattr(recorder, "LEAST_PREPARED", 1)
 

@@ -134,7 +134,7 @@ BUGS: Final = (
               "            await self._mark.write(self.connection, self._messages, writes)",
               "            await self._mark.write(self.connection, self._messages, ())\n"
               "            await execute_together(self.connection, *writes)"),),
-        (f"{RECORDER_TESTS}::test_a_connection_cut_anywhere_in_the_exchange_records_each_once[18]",),
+        (f"{RECORDER_TESTS}::test_a_connection_cut_anywhere_in_the_exchange_records_each_once[small-18]",),
     ),
     # Decide before claim
     Bug(
@@ -142,7 +142,8 @@ BUGS: Final = (
         (Edit(STORE, "rows = " + CLAIMING,
               'rows = await connection.fetch("SELECT * FROM conversion_state WHERE conversion_id = ANY($1::uuid[])",\n'
               "                                  [UUID(bytes=id_) for id_ in keys])"),
-         Edit(STORE, "    firsts = [", f"    if there:\n        {CLAIMING}\n    firsts = [")),
+         Edit(STORE, "    return await _decide(subjects, before, facts)\n",
+              f"    decided = await _decide(subjects, before, facts)\n    if there:\n        {CLAIMING}\n    return decided\n")),
         (f"{CLAIMS}::test_a_decision_is_made_from_what_the_claim_found",), "reversed", quick=True,
     ),
     # Unlink before commit
@@ -277,7 +278,7 @@ BUGS: Final = (
          Edit("tracker/domain/conversion.py", "    if amount is None and message.amount is not None:",
               "    if message.amount is not None:")),
         ("tests/faults/test_same_sale.py::test_another_amount_is_told_at_the_door_and_changes_nothing",
-         f"{RECORDER_TESTS}::test_a_conflict_changes_nothing_and_waits_for_a_person[18]",
+         f"{RECORDER_TESTS}::test_a_conflict_changes_nothing_and_waits_for_a_person[usual-18]",
          f"{MACHINE}::test_whatever_happens_the_books_are_the_oracles[250-25]"),
     ),
     # Rows of the fault matrix that none of the above belongs to, in its order
