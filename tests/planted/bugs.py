@@ -146,6 +146,11 @@ BUGS: Final = (
               f"    decided = await _decide(subjects, before, facts)\n    if there:\n        {CLAIMING}\n    return decided\n")),
         (f"{CLAIMS}::test_a_decision_is_made_from_what_the_claim_found",), "reversed", quick=True,
     ),
+    Bug(
+        "decided before its elder", "a sale's second message is decided while its first one is still being committed",
+        (Edit("tracker/storage/conversions/recorder.py", "if rough_key(message) in keys or (limited", "if (limited"),),
+        ("tests/integration/test_look_ahead.py::test_a_message_whose_key_is_under_way_is_read_after_it",), "pending_click",
+    ),
     # Unlink before commit
     Bug(
         "confirmed before the commit", "segments count as shipped when they are sent",
