@@ -5,8 +5,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
 from shipping import DAY_MS, assert_conserved, click_id, click_row, database, eventually, live_spool, now_ms, nul_row
 
+from tracker.storage.clicks import shipper as shipper_module
 from tracker.storage.clicks.rows import CLICK_COLUMNS
 from tracker.storage.spool.segments import Column
 
@@ -43,6 +45,20 @@ async def test_a_row_is_in_clicks_soon_after_it_was_appended(dsn: str, tmp_path:
         assert 3 == shipper.counts.rows
         await shipper.stop()
         await running
+
+
+async def test_it_lingers_unless_a_full_batch_is_there(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small batches cost ours and PostgreSQL's processor twice what full ones do, waiting for a full one costs a fast worker rows."""
+    monkeypatch.setattr(shipper_module, "LINGER_SECONDS", 60.0)
+    async with live_spool(tmp_path) as spool, database(dsn) as db:
+        spool.append([click_row() for _ in range(399)])
+        shipper = spool.shipper(dsn, max_rows=100)
+        running = asyncio.create_task(shipper.run())
+        await eventually(lambda: shipper.next_seq >= 300)
+        await shipper.stop()
+        await running
+        assert (300, 3) == (shipper.next_seq, shipper.counts.batches)
+        assert 300 == await db.fetchval("SELECT count(*) FROM clicks")
 
 
 async def test_many_rows_over_several_segments_and_batches(dsn: str, tmp_path: Path) -> None:

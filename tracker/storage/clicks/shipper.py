@@ -38,7 +38,8 @@ MAX_ROWS: Final = 5_000
 fifth less is shipped; at double, memory doubles and nothing is faster."""
 MAX_BYTES: Final = 2 * 2**20
 LINGER_SECONDS: Final = 0.15
-"""After a row came, wait for its neighbours: still in `clicks` within a second, and 6 commits a second at most."""
+"""After a row came, wait for its neighbours, unless a full batch is there: still in `clicks` within a second, and 6 commits a second
+at most. Going on after half a batch, two workers of 24,000 clicks a second each sent 3,100 rows at a time, and not 4,900."""
 POLL_SECONDS: Final = 1.0  # should nobody wake us
 BATCH_SECONDS: Final = 15.0
 """Deadline of a plain batch: 200 times what it takes. A careful one, of up to 300 COPYs, has four times that."""
@@ -99,7 +100,7 @@ class Shipper:
         self._flushed_seq = 0
         self._flushed_at = 0.0
         self._careful = False
-        self._behind = False  # the last batch was big: there is more
+        self._behind = False  # a full batch waits behind the last one
         self._read_ahead: asyncio.Task[Batch | Gap | None] | None = None
         self._woken = asyncio.Event()
         self._stop = asyncio.Event()
@@ -242,7 +243,8 @@ class Shipper:
             self._moved(found.next_seq, flushed=True)
             return 1
         self._first_waiting = found.first_seq, _made_at(found)
-        self._behind = 2 * len(found.lengths) >= self._rows_limit or 2 * len(found.rows) >= MAX_BYTES
+        full = min(self._rows_limit, MAX_BYTES * len(found.lengths) // max(1, len(found.rows)))
+        self._behind = self._reader.reaches(found.next_seq + full)
         self._rows_limit = min(self._max_rows, 2 * self._rows_limit)
         if self._behind:      # PostgreSQL need not wait until the next batch is read
             self._read_ahead = asyncio.create_task(self._gather(found.next_seq))

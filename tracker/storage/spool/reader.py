@@ -186,6 +186,10 @@ class LogReader:
                     await asyncio.sleep(0)
                 return
 
+    def reaches(self, next_seq: int) -> bool:
+        """Whether all rows below are written. Of a dead log nobody knows without reading: True."""
+        return self._log is None or self._log.next_seq >= next_seq
+
     @property
     def first_seq(self) -> int:
         """The first row that is still in a file; 0 when there is no file."""
