@@ -48,7 +48,7 @@ async def test_a_row_is_in_clicks_soon_after_it_was_appended(dsn: str, tmp_path:
 
 
 async def test_it_lingers_unless_a_full_batch_is_there(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small batches cost ours and PostgreSQL's processor twice what full ones do, waiting for a full one costs a fast worker rows."""
+    """Small batches cost more a row; but who lingers while a full one waits falls behind."""
     monkeypatch.setattr(shipper_module, "LINGER_SECONDS", 60.0)
     async with live_spool(tmp_path) as spool, database(dsn) as db:
         spool.append([click_row() for _ in range(399)])

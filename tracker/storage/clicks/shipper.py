@@ -38,8 +38,8 @@ MAX_ROWS: Final = 5_000
 fifth less is shipped; at double, memory doubles and nothing is faster."""
 MAX_BYTES: Final = 2 * 2**20
 LINGER_SECONDS: Final = 0.15
-"""After a row came, wait for its neighbours, unless a full batch is there: still in `clicks` within a second, and 6 commits a second
-at most. Going on after half a batch, two workers of 24,000 clicks a second each sent 3,100 rows at a time, and not 4,900."""
+"""After a row came, wait for its neighbours, unless they fill a batch already: still in `clicks` within a second. Two workers of
+24,000 clicks a second each, going on after half a batch, sent 3,100 rows at a time, not 4,900."""
 POLL_SECONDS: Final = 1.0  # should nobody wake us
 BATCH_SECONDS: Final = 15.0
 """Deadline of a plain batch: 200 times what it takes. A careful one, of up to 300 COPYs, has four times that."""
