@@ -26,6 +26,8 @@ PAGE_BYTES: Final = 4096     # 512 slots a process; a page each, so that no two 
 
 POSTBACK_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5)   # seconds; 1.5 is the promise
 
+SYNC_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)   # fast disks to hung ones
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -63,6 +65,9 @@ FAMILIES: Final = (
     Family("tracker_spool_pending_records", "gauge", "Click records in the spool that PostgreSQL does not have yet."),
     Family("tracker_dead_spool_records", "gauge", "Click records of earlier starts that PostgreSQL does not have yet."),
     Family("tracker_spool_unsynced_seconds", "gauge", "Age of the oldest record a power cut would lose; grows on a hung disk."),
+    Family("tracker_spool_sync_duration_seconds", "histogram",
+           "How long the disk took to make the spool safe: with TRACKER_SYNC=always a click waits for two at most.",
+           buckets=SYNC_BUCKETS),
     Family("tracker_spool_bytes", "gauge", "Bytes of spool files."),
     Family("tracker_spool_healthy", "gauge", "Workers whose spool can be written."),
     Family("tracker_spool_errors_total", "counter", "Failures of the spool's disk.", "operation", ("write", "fsync")),

@@ -286,3 +286,33 @@ async def test_confirming_the_same_again_does_not_begin_a_segments_time_anew() -
     log.confirmed(99)
     assert 3 == log.confirmed_seq
     assert {2: b"x" * 300} == read_all(LogReader(DIRECTORY, "clicks", spool_id=SPOOL_ID, log=log, fs=fs), start=2)
+
+
+async def test_how_long_the_disk_took_is_told_of_syncs_that_came_through() -> None:
+    """With TRACKER_SYNC=always visitors wait for the disk: who operates it must see how long, and not of a failed try."""
+    fs, clock = ModelFs(), Clock()
+    log = a_log(fs, clock=clock)
+    syncs = iter([(0.25, True), (2.0, False), (0.5, True)])
+
+    def slow(called: str, _at: Path) -> None:
+        if called == "fdatasync":
+            took, well = next(syncs)
+            clock.now += took
+            if not well:
+                raise EIO
+
+    fs.fault = slow
+    for _ in range(2):
+        log.append([b"row"])
+        await log.sync()
+    fs.fault = lambda _name, _path: None
+    assert ([0.25, 0.5], 1) == (list(log.sync_seconds), log.fsync_errors)
+    log.close()
+
+
+async def test_no_time_is_told_of_a_log_that_is_never_synced() -> None:
+    log = a_log(ModelFs(), durable=False)
+    log.append([b"row"])
+    await log.sync()
+    assert [] == list(log.sync_seconds)
+    log.close()

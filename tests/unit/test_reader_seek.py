@@ -178,3 +178,14 @@ async def test_what_comes_while_it_is_gathered_is_left_for_the_next_time(tmp_pat
         assert isinstance(found, Batch)
         assert 3 * TURN_FRAMES == found.next_seq
         assert spool.clicks.next_seq > found.next_seq
+
+
+async def test_how_far_a_live_log_reaches_is_known_of_a_dead_one_it_is_not(tmp_path: Path) -> None:
+    """Who ships asks whether a full batch is there; rows of a dead log are there, or will never be."""
+    with written(tmp_path, [click_row()] * 3) as spool:
+        live = LogReader(spool.path, "clicks", spool_id=7, log=spool.clicks)
+        dead = LogReader(spool.path, "clicks", spool_id=7)
+        assert [True, True, False] == [live.reaches(seq) for seq in (2, 3, 4)]
+        assert dead.reaches(4)
+        live.close()
+        dead.close()

@@ -56,6 +56,9 @@ class EdgeMetrics:
         page.set("tracker_spool_pending_records", clicks.next_seq - self._shipper.next_seq)
         page.set("tracker_dead_spool_records", self._dead.pending_rows)
         page.set("tracker_spool_unsynced_seconds", max(clicks.unsynced_seconds(), journal.unsynced_seconds()))
+        for log in (clicks, journal):
+            while log.sync_seconds:
+                page.observe("tracker_spool_sync_duration_seconds", log.sync_seconds.popleft())
         page.set("tracker_spool_bytes", clicks.file_bytes + journal.file_bytes)
         page.set("tracker_spool_healthy", self._spool.healthy)
         page.set("tracker_spools_held", self._shipper.counts.held)

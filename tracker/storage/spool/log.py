@@ -30,6 +30,7 @@ from tracker.storage.spool.segments import DATA_START, FRAME_HEADER_BYTES, Colum
 from tracker.storage.spool.space import Space
 
 RETRY_SECONDS = 0.1  # between attempts to make a segment: a handful of system calls ten times a second on a full disk
+SYNCS_REMEMBERED = 10_000  # two seconds of them, one behind the other on a fast disk: the times are fetched each second
 UNSYNCED_MAX_BYTES = 64 * 2**20  # memory for rows not yet synced: 6 s of a full core's clicks (10 MB/s), disk hanging
 
 
@@ -57,7 +58,8 @@ class Log:
 
     Not `durable` means never synced. Rows are numbered from 0: `next_seq` is the number the next row gets, `synced_seq`
     and `confirmed_seq` follow the last row on the disk and in Postgres. `healthy` is False from an error until a file
-    has been written and synced again. `write_errors` and `fsync_errors` only grow.
+    has been written and synced again. `write_errors` and `fsync_errors` only grow. `sync_seconds`: how long the latest disk
+    syncs took, for whoever takes them out.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Log:
         self._written = (0, 0, 0)  # as Written; a plain tuple because every append makes one
         self.healthy = True
         self.write_errors = self.fsync_errors = 0
+        self.sync_seconds: deque[float] = deque(maxlen=SYNCS_REMEMBERED)
         self._current: SegmentFile | None = None  # None: the next append or sync makes a segment first
         self._open: list[SegmentFile] = []  # those not wholly synced, and the current one
         self._kept: deque[SegmentFile] = deque()  # every file of the log, oldest first
@@ -211,20 +214,23 @@ class Log:
                     if self._carry:  # what is not synced has no file to go to
                         return error
                 target, segments = self.next_seq, list(self._open)
-                failed = await asyncio.get_running_loop().run_in_executor(self._executor, self._flush, segments)
-                if failed is None:
+                took = await asyncio.get_running_loop().run_in_executor(self._executor, self._flush, segments)
+                if not isinstance(took, OSError):
+                    if self._durable:
+                        self.sync_seconds.append(took)
                     self._synced(target, segments)
                     return error
                 self._distrust()
-                error = SpoolUnavailable(f"{self._directory}: fsync failed: {failed.strerror or failed}")
+                error = SpoolUnavailable(f"{self._directory}: fsync failed: {took.strerror or took}")
         finally:
             self._syncing = None
         return error
 
-    def _flush(self, segments: list[SegmentFile]) -> OSError | None:
-        """In a thread: bring the segments and their names to the disk."""
+    def _flush(self, segments: list[SegmentFile]) -> float | OSError:
+        """In a thread: bring the segments and their names to the disk. The seconds it took, or why not."""
         if not self._durable:
-            return None
+            return 0.0
+        began = self._clock()
         try:
             if self._directory_dirty:
                 self._directory_dirty = False  # before the call: a segment made meanwhile sets it again
@@ -233,7 +239,7 @@ class Log:
                 self._fs.fdatasync(segment.fd)
         except OSError as exc:
             return exc
-        return None
+        return self._clock() - began
 
     def _synced(self, target: int, segments: list[SegmentFile]) -> None:
         self.synced_seq = target
@@ -268,10 +274,10 @@ class Log:
             return
         if self._current is not None:
             self._current.cut(self._fs)  # gives the preallocated rest back
-        if self._flush(self._open) is None:
-            self._synced(self.next_seq, self._open)
-        else:
+        if isinstance(self._flush(self._open), OSError):
             self._distrust()
+        else:
+            self._synced(self.next_seq, self._open)
         for segment in self._open:
             segment.close(self._fs)
         self._open, self._current = [], None
