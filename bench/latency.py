@@ -62,8 +62,11 @@ def measure(plan: Plan) -> Report:
         "latency", "Latency of redirects at fixed rates, open loop",
         {"seconds": plan.seconds, "rounds": plan.rounds, "connections": CONNECTIONS, "fdatasync_ms": round(quiet_ms, 3)},
         ["rate and server", *COLUMNS],
-        notes=[note, f"A page and its fdatasync took {quiet_ms:.2f} ms here when all was quiet, median of {len(quiet) * 200:,}; a flush of "
-                     f"tracker's with `always` {statistics.median(waited):.2f} ms, mean of a turn, median of {len(waited)}."],
+        notes=[
+            note,
+            f"A page and its fdatasync took {quiet_ms:.2f} ms here when all was quiet, median of {len(quiet) * 200:,}.",
+            f"A flush of tracker's with `always` took {statistics.median(waited):.2f} ms, mean of a turn, median of {len(waited)}.",
+        ],
     )
     for (rate, name), series in found.items():
         report.rows.append([f"{rate:,}/s, {name}", *told(series)])
