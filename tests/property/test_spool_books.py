@@ -8,7 +8,7 @@ import pytest
 from model_fs import ModelFs
 from spools import DIRECTORY, SEGMENT_BYTES, SPOOL_ID, Clock, a_log, always, failing, read_all, recover
 
-from tracker.storage.spool.log import RETRY_SECONDS, UNSYNCED_MAX_BYTES, SpoolUnavailable, Written
+from tracker.storage.spool.log import RETRY_SECONDS, SYNCS_REMEMBERED, UNSYNCED_MAX_BYTES, SpoolUnavailable, Written
 from tracker.storage.spool.reader import LogReader
 from tracker.storage.spool.segments import DATA_START, FRAME_HEADER_BYTES, parse_header
 from tracker.storage.spool.space import Space
@@ -307,6 +307,7 @@ async def test_how_long_the_disk_took_is_told_of_syncs_that_came_through() -> No
         await log.sync()
     fs.fault = lambda _name, _path: None
     assert ([0.25, 0.5], 1) == (list(log.sync_seconds), log.fsync_errors)
+    assert SYNCS_REMEMBERED == log.sync_seconds.maxlen      # nobody may fetch them
     log.close()
 
 
