@@ -112,7 +112,7 @@ class Settings:
         values="directory", default="./spool", value=Path("spool"),
     )
     # For all spools under spool_dir together, shipped segments kept for a refill included. A click takes about 470
-    # bytes (26 columns and its share of a frame), so 10 GiB is 23 million clicks: a database away for 3 hours at 2,000
+    # bytes (29 columns and its share of a frame), so 10 GiB is 23 million clicks: a database away for 3 hours at 2,000
     # clicks/s, or for a day at 260/s. Half is a night of 8 hours at 400/s; double fills the disks people start with.
     spool_max_bytes: int = _setting(
         "TRACKER_SPOOL_MAX_BYTES", values.byte_count(1 << 20, 1 << 50), "most that all spools together may take",

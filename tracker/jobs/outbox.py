@@ -1,4 +1,4 @@
-"""Sends the outbox to partners' trackers (DESIGN section 1): takes what is due, asks, writes down how it ended.
+"""Sends the outbox to partners' trackers: takes what is due, asks, writes down how it ended.
 
 At least once, under an id that stays the same. One control process sends at a time; attempts run beside each other, a few
 to a host, so that a host that hangs holds up its own postbacks only. What is due, when something is tried again, given up

@@ -1,4 +1,4 @@
-"""Resolves postbacks that wait for their click's row, or for its link to be known (DESIGN section 5, "Pending").
+"""Resolves postbacks that wait for their click's row, or for its link to be known.
 
 Only this job resolves, under a lease, so one key is never resolved twice at once. What resolves is the same claim and
 decision as at the door: it knows when, not what. The door parks messages (storage/conversions/store.py); nothing here may

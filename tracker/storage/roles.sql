@@ -18,9 +18,9 @@ SET LOCAL client_min_messages = warning;
 SET LOCAL lock_timeout = '5s';        -- of this script: on a busy database it fails, and can be run again
 SET LOCAL search_path = public;
 
--- Connections: a worker of an edge holds 4 as a rule and 10 at most (what dead spools left, unknown links, refusals); control
--- 8 for the API and 6 for its jobs. With these, max_connections = 100 feeds 5 workers at their worst, 12 as a rule, and two
--- control processes; a deploy has old and new at once. `tracker serve` is both under one name: 14 and 10 a worker for
+-- Connections: a worker of an edge holds 4 as a rule and 12 at most (what dead spools left, unknown links, refusals); control
+-- 8 for the API and 6 for its jobs. With these, max_connections = 100 feeds 4 workers at their worst, 12 as a rule, and two
+-- control processes; a deploy has old and new at once. `tracker serve` is both under one name: 14 and 12 a worker for
 -- tracker_control. Have you more, raise them and max_connections: the numbers are yours to change, here.
 -- Sessions of the service bring a statement timeout of their own; these bind whoever else has the password.
 DO $$

@@ -1,9 +1,8 @@
 """Adds everything up and compares: spools with marks, marks with clicks, clicks with statistics, conversions with the
 ledger.
 
-The law is DESIGN section 6. It exists so that "nothing is lost and nothing counted twice" is something anyone can
-check at any time, in production, with one command. Reads only: one snapshot of the database, and the files as they
-are. Repairs nothing.
+It exists so that "nothing is lost and nothing counted twice" is something anyone can check at any time, in production,
+with one command. Reads only: one snapshot of the database, and the files as they are. Repairs nothing.
 """
 
 from dataclasses import dataclass

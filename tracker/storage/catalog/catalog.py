@@ -1,6 +1,6 @@
 """The catalog, kept true: everything the doors need, in the memory of every edge, whatever PostgreSQL does.
 
-LISTEN tells of a change at once; a resync every 30 s finds what a notification lost (DESIGN section 6); a snapshot on
+LISTEN tells of a change at once; a resync every 30 s finds what a notification lost; a snapshot on
 disk serves an edge that starts while PostgreSQL is away. What a row is: catalog/memory.py. Nothing here decides
 anything about clicks or conversions, and nothing on the hot path waits here but the look-up of an unknown slug.
 """

@@ -1,6 +1,6 @@
 """What a refusal of PostgreSQL means for a batch of rows that was being copied. Pure: an error in, a verdict out.
 
-It stands alone because the shipper and the tests must agree on the classes word by word (DESIGN section 4, "Errors").
+It stands alone because the shipper and the tests must agree on the classes word by word.
 What is done about a verdict lives in clicks/store.py and shipper.py.
 """
 

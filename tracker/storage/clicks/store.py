@@ -2,7 +2,7 @@
 
 Two ways. The plain one copies the bytes as they were spooled and is what happens. The careful one is for a batch that
 PostgreSQL refused in the plain way: it finds the row at fault by halving, puts aside what has no partition, and lets
-in once what may be there already (DESIGN section 4, "Errors"). Both leave a transaction open when they raise: the
+in once what may be there already. Both leave a transaction open when they raise: the
 caller rolls back or drops the connection. Retrying, waiting and deadlines live in shipper.py.
 """
 

@@ -2,7 +2,7 @@
 sent.
 
 It stands alone because the answer must come before a COPY: a table that changed refuses every row, and halving such a
-batch would quarantine all of them (DESIGN section 4). Columns a segment does not have stay null; anything else holds
+batch would quarantine all of them. Columns a segment does not have stay null; anything else holds
 the segment.
 """
 

@@ -46,7 +46,7 @@ class Fault(Enum):
 
 
 def fault_of(error: Exception) -> Fault:
-    """The verdict on an error inside a group's transaction (DESIGN section 5).
+    """The verdict on an error inside a group's transaction.
 
     What nobody foresaw is a fault of data as well: raised, it would end the worker, and its successor by the same message.
     """
