@@ -11,7 +11,7 @@ from lane_server import HttpOnlyLanes, LaneServer, lane_server, make_link
 from raw_http import Client, click, post
 from ways import WAYS, take_way
 
-from tracker.web.fastlane import DEADLINE_SECONDS, HELD_LIMIT, IDLE_SECONDS, Lanes
+from tracker.web.fastlane import AT_ONCE, DEADLINE_SECONDS, HELD_LIMIT, IDLE_SECONDS, Lanes
 
 READ_BYTES = 262_144      # what uvloop reads at once; a port reads less
 WAIT = b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -19,8 +19,9 @@ CHUNKED = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n
 
 
 @pytest.fixture(autouse=True, params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     take_way(request.param, monkeypatch)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -248,6 +249,36 @@ def test_a_flood_behind_a_waiting_request_is_not_read_on_by_mistake(server: Lane
         flood(server, client, WAIT * 2000)
 
 
+def test_a_flood_of_bodies_behind_a_waiting_request_is_not_read_on_by_mistake(server: LaneServer) -> None:
+    """aiohttp has read on when a body was whole, and the lane, which had stopped reading, did not know."""
+    with_body = WAIT[:-2] + b"Content-Length: 1\r\n\r\nx"
+    with Client(server.port) as client:
+        client.send(WAIT)
+        seen(server)
+        client.send(with_body * (2 * HELD_LIMIT // len(with_body)))
+        seen(server)
+        server.do(server.released.set)
+        server.do(server.released.clear)
+        flood(server, client, with_body * 2000)
+
+
+def test_who_sends_many_clicks_at_once_has_a_few_of_them_in_a_turn(server: LaneServer) -> None:
+    """Danger: all that fits into a read, of 256 connections, is half a million clicks, which everybody else waits for."""
+    with Client(server.port) as client:
+        client.send(BLOCK)
+        assert_flood_is_answered(client, 500)
+    assert AT_ONCE == max(server.log.frames)
+
+
+def test_a_flood_of_clicks_that_wait_for_the_disk_is_not_read_on(tmp_path: Path) -> None:
+    """No answer is written meanwhile, so none is left unread to say stop."""
+    with lane_server(tmp_path, waits_for_sync=True) as server, Client(server.port) as client:
+        clicks = flood(server, client) // (len(BLOCK) // 500)
+        assert AT_ONCE == server.appended
+        server.do(server.synced.set)
+        assert_flood_is_answered(client, clicks)
+
+
 # Deadlines
 
 @pytest.mark.fault(32)
@@ -362,6 +393,23 @@ def test_draining_ends_idle_connections_and_leaves_working_ones(server: LaneServ
         answer = working.answer()
         assert answer is not None
         assert (b"waited", b"close") == (answer.body, answer.headers[b"connection"])
+
+
+def test_what_comes_as_the_doors_close_is_answered(server: LaneServer, way: str) -> None:
+    """Closed with it unread, the connection would be reset. (Only our own transports can look once more.)"""
+    with Client(server.port) as client:
+        client.assert_in_step()
+        server.do(server.lanes.drain)
+
+        def close() -> None:
+            client.socket.send(click())
+            server.lanes.close_idle()
+
+        server.do(close)
+        if way != "loop":
+            answer = client.answer()
+            assert answer is not None
+            assert b"close" == answer.headers[b"connection"]
 
 
 def test_a_slow_reader_is_not_idle_while_requests_of_his_are_held(server: LaneServer) -> None:

@@ -19,10 +19,14 @@ from tracker.web.constant_words import ConstantWords
 from tracker.web.desk import Desk
 from tracker.web.framing import FRAME_LIMIT, HEAD_LIMIT, frame, plain_click
 from tracker.web.postback_lane import PlainPostback, PostbackLane, plain_postback
+from tracker.web.wire import Wire
 
 IDLE_SECONDS: Final = 75          # nginx's default: longer than browsers and proxies keep a connection for
 DEADLINE_SECONDS: Final = 10      # for a head, and again for a body
 HELD_LIMIT: Final = FRAME_LIMIT   # bytes kept behind a request that is being answered, before reading is paused
+AT_ONCE: Final = 16
+"""Clicks of a connection at the desk. Nobody sends more before he has answers, but to do harm: as many as fit into one read of
+each of 256 connections would be half a million in one turn, and all others would wait for it."""
 
 
 class Lanes:
@@ -60,12 +64,15 @@ class Lanes:
     def close_idle(self) -> int:
         """Close connections that wait for nothing; returns how many are still at work."""
         for lane in [lane for lane in self.open if lane.is_idle]:
-            lane.close()
+            lane.look_again()
+            if lane.is_idle:
+                lane.close()
         return len(self.open)
 
 
 class HttpSide(ConstantWords):
-    """aiohttp's protocol for one connection: reports each answer written."""
+    """aiohttp's protocol for one connection: reports each answer written, and leaves it to the lane whether the connection is read,
+    which has reasons of its own to stop."""
 
     __slots__ = ("lane",)
 
@@ -83,12 +90,18 @@ class HttpSide(ConstantWords):
         self.lane.answered(not reset and bool(resp.keep_alive))
         return resp, reset
 
+    def _pause_transport_reading(self) -> None:
+        self.lane.http_reads(False)
+
+    def _resume_transport_reading(self) -> None:
+        self.lane.http_reads(True)
+
 
 class Lane(asyncio.Protocol):
     """One connection."""
 
-    __slots__ = ("_active", "_busy", "_closed", "_eof", "_held", "_http", "_http_only", "_need", "_paused", "_peer", "_place",
-                 "_reading", "_since", "_spoke", "_transport", "_unanswered", "_unread", "lanes")
+    __slots__ = ("_active", "_busy", "_closed", "_eof", "_full", "_held", "_http", "_http_full", "_http_only", "_need", "_paused",
+                 "_peer", "_place", "_reading", "_since", "_spoke", "_transport", "_unanswered", "_unread", "lanes")
 
     _transport: asyncio.Transport
 
@@ -104,7 +117,9 @@ class Lane(asyncio.Protocol):
         self._unanswered = 0           # clicks at the desk
         self._paused = False           # the client does not read its answers …
         self._unread = 0               # … since then
-        self._reading = True
+        self._full = False             # so much is held that no more is read
+        self._http_full = False        # the same of aiohttp
+        self._reading = True           # neither
         self._eof = self._closed = False
         self._active = lanes.tick      # when something last happened
         self._spoke = False            # whether the client has sent anything
@@ -172,7 +187,7 @@ class Lane(asyncio.Protocol):
         start, lanes, take_common = 0, self.lanes, self.lanes.take_common
         self._since, self._need = None, 0
         while start < len(data):
-            if self._paused:
+            if self._paused or self._unanswered >= AT_ONCE:
                 return self._hold(data[start:])
             if take_common is not None and (after := take_common(self, data, start, self._place, self._peer)):
                 self._unanswered += 1
@@ -231,8 +246,23 @@ class Lane(asyncio.Protocol):
 
     def _hold(self, data: bytes) -> None:
         self._held += data
-        if len(self._held) > HELD_LIMIT and self._reading and not self._closed:
-            self._reading = False
+        if len(self._held) > HELD_LIMIT and not self._full:
+            self._full = True
+            self._read_or_rest()
+
+    def http_reads(self, wanted: bool) -> None:
+        """Whether aiohttp takes more of this connection just now."""
+        self._http_full = not wanted
+        self._read_or_rest()
+
+    def _read_or_rest(self) -> None:
+        reading = not (self._full or self._http_full)
+        if reading == self._reading or self._transport.is_closing():
+            return
+        self._reading = reading
+        if reading:
+            self._transport.resume_reading()
+        else:
             self._transport.pause_reading()
 
     def _unfinished(self, data: bytes) -> bool:
@@ -297,10 +327,10 @@ class Lane(asyncio.Protocol):
         if self._held and self._since is None:
             held = bytes(self._held)
             self._held.clear()
-            if not self._reading:      # before what is held goes on: aiohttp may then stop reading for reasons of its own
-                self._reading = True
-                self._transport.resume_reading()
             self._serve(held)
+            if self._full and len(self._held) <= HELD_LIMIT:
+                self._full = False
+                self._read_or_rest()
         if self._eof and not self._owes:
             self.close()
 
@@ -316,6 +346,11 @@ class Lane(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         return not (self._owes or self._since is not None)
+
+    def look_again(self) -> None:
+        """Take what came in this moment: closing with it unread would reset the connection."""
+        if isinstance(self._transport, Wire):
+            self._transport.read()
 
     def body_begins(self) -> None:
         """aiohttp has read a head and called a handler: the body has its own deadline."""
