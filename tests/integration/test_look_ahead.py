@@ -1,6 +1,7 @@
 """Groups that are prepared while others are committed: nothing that is under way bears on them, and nothing is lost of them."""
 
 import asyncio
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -132,8 +133,19 @@ async def test_the_connection_that_looks_ahead_may_break_at_any_time(shop: Edge,
     answers = await asyncio.gather(*sent)
     assert {"recorded": 201} == await outcomes(db)
     assert ["recorded"] * 200 == [answer.status for answer in answers]
-    assert shop.recorder.counts.retries
+    assert 0 == shop.recorder.counts.retries
     await assert_money_adds_up(db)
+
+
+async def test_a_postgres_with_one_connection_to_spare_records_everything(dsn: str, db: Any, tmp_path: Path) -> None:
+    """Danger: with a second one refused, nobody would record, and each worker would hold what another could use."""
+    role, click = f"narrow_{secrets.token_hex(4)}", await land(db)
+    await db.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    async with edge(dsn.replace("://postgres@", f"://{role}@"), tmp_path) as shop:
+        answers = await asyncio.gather(*shop.send(*(sale(click, txid=f"A-{n}") for n in range(20))))
+    assert ["recorded"] * 20 == [answer.status for answer in answers]
+    assert (0, 0) == (shop.recorder.counts.prepared, shop.recorder.counts.retries)
+    await db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 async def test_what_was_prepared_when_the_recorder_stopped_is_found_in_the_journal(dsn: str, db: Any, tmp_path: Path) -> None:

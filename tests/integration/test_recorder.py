@@ -220,6 +220,23 @@ async def test_a_locked_key_holds_up_itself_alone(dsn: str, db: Any, tmp_path: P
     await assert_money_adds_up(db)
 
 
+async def test_messages_of_a_locked_key_keep_their_order_when_one_of_them_is_at_fault(dsn: str, db: Any, tmp_path: Path) -> None:
+    """Danger: they are cut apart to find it; those behind the lock would overtake each other, or be forgotten."""
+    click = await land(db)
+    key = UUID(bytes=ConversionKey(PROGRAM, "sale", "A-1", None).conversion_id)
+    async with edge(dsn, tmp_path) as shop, database(dsn) as somebody:
+        claim = somebody.transaction()
+        await claim.start()
+        await somebody.execute("INSERT INTO conversion_state (conversion_id, program_id, event) VALUES ($1, 7, 'sale')", key)
+        sent = shop.send(sale(click), sale(click, ts_ms=10**18), sale(click, amount=Decimal(60)))
+        await eventually(lambda: shop.recorder.counts.held == 1)
+        await claim.rollback()
+        answers = await asyncio.gather(*sent)
+        await eventually(lambda: shop.recorder.next_seq == 3)
+    assert ["recorded", "queued", "conflict"] == [answer.status for answer in answers]
+    assert Decimal(5) == await owed(db)
+
+
 @pytest.mark.parametrize("poison", [{"customer": "nul \0 here"}, {"program_id": 99}, {"ts_ms": 10**18}])
 async def test_a_message_that_cannot_be_stored_is_quarantined_alone(
     dsn: str, db: Any, tmp_path: Path, poison: dict[str, Any]

@@ -40,6 +40,11 @@ class Callers:
         """The message of this number, when somebody waits for word of it."""
         return self._messages.get(seq)
 
+    def forget(self, first_seq: int, next_seq: int) -> None:
+        """There will be no word of these: they are lost to damage."""
+        for seq in [seq for seq in self._messages if first_seq <= seq < next_seq]:
+            del self._heard[self._messages.pop(seq).message_id]
+
     def below(self, seq: int) -> list[bytes]:
         """The ids of messages with a smaller number that somebody waits for."""
         return [message.message_id for number, message in self._messages.items() if number < seq]

@@ -90,10 +90,14 @@ async def commit_group(
 
     Raises what is an outage, the connection then being unfit; messages not answered by then are in doubt.
     """
-    locked: list[tuple[Postback, ...]] = []
+    locked: dict[bytes, list[Postback]] = {}
     parts = [_Part(by_key(messages), patience_ms)]
     while parts:
         part = parts.pop()
+        key = rough_key(part.units[0][0])
+        if key in locked:      # its first messages; the part is of the same key, for only a key alone is cut apart: it waits behind
+            locked[key] += part.messages
+            continue
         try:
             answers = await apply(Transaction(connection, part.messages, mark, patience_ms=part.patience_ms), part.messages)
         except Exception as error:
@@ -103,7 +107,7 @@ async def commit_group(
             if connection.is_in_transaction():
                 await connection.execute("ROLLBACK")
             if fault is Fault.LOCKED and len(part.units) == 1:
-                locked.append(part.units[0])
+                locked[key] = list(part.units[0])
             elif fault in (Fault.AGAIN, Fault.TWICE) and part.tries < TRIES:
                 parts.append(_Part(part.units, part.patience_ms, part.tries + 1))
             elif fault is Fault.AGAIN:
@@ -116,7 +120,7 @@ async def commit_group(
                 answer({part.messages[0].message_id: Answer(QUEUED, None, QUARANTINED)})
         else:
             answer(answers)
-    return locked
+    return [tuple(unit) for unit in locked.values()]
 
 
 def by_key(messages: Iterable[Postback]) -> tuple[tuple[Postback, ...], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -74,6 +74,6 @@ class HeldKeys:
         now = time.monotonic()
         return max(0.0, min((held.due - now for held in self._by_key.values()), default=at_most))
 
-    def message_ids(self) -> set[bytes]:
-        """Of all that wait."""
-        return {message.message_id for held in self._by_key.values() for message in held.messages}
+    def messages(self) -> Iterator[Postback]:
+        """All that wait."""
+        return (message for held in self._by_key.values() for message in held.messages)

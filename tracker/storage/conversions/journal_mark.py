@@ -46,7 +46,9 @@ class JournalMark:
 
     def _plan(self, messages: Sequence[Postback], quarantined: int) -> tuple[int, int]:
         """Where the mark is going with these; how many it passes that are stored, and how many that are not."""
-        ahead = self.ahead | {sequence_of(message): quarantined for message in messages}
+        # A key that was locked is tried again with those of its messages that were applied before: they count no more.
+        moving = {seq: quarantined for message in messages if (seq := sequence_of(message)) >= self.next_seq}
+        ahead = moving | self.ahead
         next_seq, spoiled = self.next_seq, 0
         while (fault := ahead.pop(next_seq, None)) is not None:
             next_seq, spoiled = next_seq + 1, spoiled + fault

@@ -86,7 +86,8 @@ class Recorder:
         self._dsn, self._spool_id, self._reader, self._confirmed = dsn, spool_id, reader, confirmed
         self._mark = JournalMark(spool_id)
         self._connection: Connection | None = None         # moves the mark
-        self._looking: Connection | None = None            # looks ahead meanwhile
+        self._looking: Connection | None = None            # looks ahead meanwhile; opened when there is something to see
+        self._look_again_at = 0.0                          # when PostgreSQL may have another connection to spare
         self._next: _Group | None = None
         self._committing = False
         self._position = 0                                 # the first row not looked at on this connection
@@ -174,7 +175,7 @@ class Recorder:
                 self._confirmed(self._mark.next_seq)
             else:
                 if self._until_empty and not self._held:
-                    return True
+                    return self._mark.next_seq == self._position
                 await self._rest()
         return False
 
@@ -193,13 +194,12 @@ class Recorder:
 
     async def _claimed(self) -> Connection:
         """The connection that may move the mark; with a new one everything above the mark is looked at anew."""
-        connection, looking = self._connection, self._looking
-        if connection is None or looking is None or connection.is_closed() or looking.is_closed():
+        connection = self._connection
+        if connection is None or connection.is_closed():
             self._drop()
             self._connection = connection = await open_recorders(self._dsn)
             self.counts.ambiguous_commits += self._mark.cursor.in_doubt
             await self._mark.claim(connection)
-            self._looking = await open_recorders(self._dsn)     # later: so it is no older server's than the one that is claimed
             self._position = self._mark.next_seq
             self._held.clear()
             self._late += self._callers.below(self._position)
@@ -235,6 +235,7 @@ class Recorder:
                      gap.next_seq - 1, gap.where)
         await self._mark.skip(connection, gap.first_seq, count, "damaged", None)
         self.counts.quarantined += count
+        self._callers.forget(gap.first_seq, gap.next_seq)
         self._position = max(self._position, gap.next_seq)
 
     async def _messages_of(self, connection: Connection, batch: Batch) -> list[Postback]:
@@ -281,27 +282,39 @@ class Recorder:
             raise
 
     async def _look_ahead(self, under_way: Sequence[Postback]) -> _Group | None:
-        """What to apply after those that are being committed, prepared; None when too little came meanwhile. Raises what is
-        an outage. Messages that are at fault are found out in their turn."""
+        """What to apply after those that are being committed, prepared; None when too little came meanwhile. What fails here is
+        tried in its turn: then messages at fault are found out, and outages are."""
         while (batch := self._read_ahead()) is None:
-            self._woken.clear()
-            await self._woken.wait()
             if not self._committing:
                 return None
+            self._woken.clear()
+            await self._woken.wait()
         apart = self._apart(batch, under_way)
-        if len(apart) < LEAST_PREPARED:
+        if len(apart) < LEAST_PREPARED or (looking := await self._second_connection()) is None:
             return None
         messages = self._take(apart, sequence_of(apart[-1]) + 1)
-        looking = self._looking
-        assert looking is not None      # opened with the other one
         try:
             prepared = await prepare(looking, messages)
-        except Exception as error:
-            if looking.is_closed() or fault_of(error) is Fault.OUTAGE:
-                raise
+        except Exception as error:  # noqa: BLE001 - told when it is met again
+            if fault_of(error) is Fault.OUTAGE:
+                looking.terminate()      # the other one may be well
             return _Group(messages)
         self.counts.prepared += 1
         return _Group(messages, prepared)
+
+    async def _second_connection(self) -> Connection | None:
+        """To look ahead on; None while PostgreSQL has none to spare: one is enough to record everything. It is opened after the
+        one that is claimed, so it is no older server's."""
+        if self._looking is None or self._looking.is_closed():
+            self._looking = None
+            if (now := time.monotonic()) < self._look_again_at:
+                return None
+            try:
+                self._looking = await open_recorders(self._dsn)
+            except (PostgresError, *Unavailable) as error:
+                self._look_again_at = now + _LAST_BACKOFF_SECONDS
+                logger.warning("spool %016x: postbacks are not prepared: %s: %s", self._spool_id, type(error).__name__, error)
+        return self._looking
 
     def _read_ahead(self) -> Batch | None:
         """What comes next in the journal, when it is worth preparing."""
@@ -312,7 +325,7 @@ class Recorder:
         """The batch's first messages, as far as nothing that is being committed bears on them: up to one of the same key, or one
         that counts against the same limit. A row that is no message is left for its turn."""
         keys = {rough_key(message) for message in under_way}
-        limited = any(message.limited for message in under_way)
+        limited = any(message.limited for message in (*under_way, *self._held.messages()))     # held ones are tried in between
         apart: list[Postback] = []
         for seq, row in batch.numbered():
             try:
@@ -341,7 +354,7 @@ class Recorder:
         prepared, later, when they are."""
         late, self._late = [id_ for id_ in self._late if id_ in self._callers], []
         logged = await logged_answers(connection, late)
-        coming = self._held.message_ids() | {message.message_id for message in (self._next.messages if self._next else ())}
+        coming = {message.message_id for message in (*self._held.messages(), *(self._next.messages if self._next else ()))}
         self._answer({id_: logged.get(id_, Answer(QUEUED, None)) for id_ in late if id_ in logged or id_ not in coming})
 
     def _answer(self, answers: dict[bytes, Answer]) -> None:
