@@ -46,6 +46,9 @@ static PyObject *plain_click(PyObject *visit, PyObject *const *args, Py_ssize_t 
 
     PyObject *made = ((PyTypeObject *)visit)->tp_alloc((PyTypeObject *)visit, 7);
     if (made == NULL) return NULL;
+#if PY_VERSION_HEX >= 0x030E0000
+    ((PyTupleObject *)made)->ob_hash = -1;      /* not known yet */
+#endif
     PyTuple_SET_ITEM(made, 0, bytes_of(click.slug));
     PyTuple_SET_ITEM(made, 1, bytes_of(click.query));
     PyTuple_SET_ITEM(made, 2, bytes_of(click.said[USER_AGENT]));
@@ -394,6 +397,7 @@ static int understand(Clerk *clerk, PyObject *here, PyObject *peer, char room[RA
         }
         if (PyBytes_GET_SIZE(of->source) > 4) of->channel = span_of(of->source);      /* 4: the length alone, null */
     }
+    if (clerk->held[TAILS] == NULL) return 0;      /* closed, by what a collection of garbage called when `place_of` asked for memory */
     of->tail = PyDict_GetItemWithError(clerk->held[TAILS], PyTuple_GET_ITEM(of->plan, 3));
     Py_XINCREF(of->tail);
     if (of->tail == NULL || !PyBytes_Check(of->tail)) return 0;

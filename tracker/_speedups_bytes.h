@@ -4,7 +4,6 @@
  */
 #include <stdint.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/types.h>
 
 enum { TOKEN = 1, SLUG = 2, TRAILING = 4, QUERY = 8, VALUE = 16, HOST = 32, HARMLESS = 64, UNRESERVED = 128, VERBATIM = 256 };
@@ -49,9 +48,16 @@ static const struct { const char *name; size_t length; int what; } NAMES[] = {
     NAME("server", REFUSED), NAME("sec-websocket-key1", REFUSED),
 };
 
+/* Whether `text` is this word of lower-case ASCII, in whatever case. Not strncasecmp: to a Turkish locale I is no i. */
+static int is_word(const char *text, const char *word, size_t length) {
+    for (size_t i = 0; i < length; i++)
+        if ((text[i] >= 'A' && text[i] <= 'Z' ? text[i] | 0x20 : text[i]) != word[i]) return 0;
+    return 1;
+}
+
 static int header_of(const char *name, ssize_t length) {
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
-        if (NAMES[i].length == (size_t)length && strncasecmp(NAMES[i].name, name, (size_t)length) == 0) return NAMES[i].what;
+        if (NAMES[i].length == (size_t)length && is_word(name, NAMES[i].name, (size_t)length)) return NAMES[i].what;
     return OTHER;
 }
 
@@ -76,7 +82,7 @@ static int says_prefetch(Span span) {
     for (int w = 0; w < 3; w++) {
         ssize_t length = (ssize_t)strlen(words[w]);
         for (ssize_t i = 0; i + length <= span.length; i++)
-            if (strncasecmp(span.at + i, words[w], (size_t)length) == 0) return 1;
+            if (is_word(span.at + i, words[w], (size_t)length)) return 1;
     }
     return 0;
 }
@@ -104,7 +110,7 @@ static const char *read_headers(const char *p, const char *end, Span said[KNOWN]
         if (what != OTHER) {
             Span span = {value, p - value};
             if (what != FORWARDED) while (span.length && is_blank(span.at[span.length - 1])) span.length--;
-            if (what == CONNECTION && (span.length != 10 || strncasecmp(span.at, "keep-alive", 10) != 0)) return NULL;
+            if (what == CONNECTION && (span.length != 10 || !is_word(span.at, "keep-alive", 10))) return NULL;
             if (what == A_HOST) {
                 if (span.length == 0) return NULL;
                 for (ssize_t i = 0; i < span.length; i++) if (!(kind[(unsigned char)span.at[i]] & HOST)) return NULL;

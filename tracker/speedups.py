@@ -6,15 +6,25 @@ package was installed. The same tests hold both; others hold them together over 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-try:
-    _compiled: Any = import_module("tracker._speedups")
-except ImportError:      # no compiler was found
-    _compiled = None
 
+def _load() -> Any:
+    """The module; None where no compiler was found, or where the sources beside it are newer: a `git pull` brings those alone, and
+    rows of two versions do not mix."""
+    try:
+        module = import_module("tracker._speedups")
+    except ImportError:
+        return None
+    sources = [part.read_bytes() for part in sorted(Path(__file__).parent.glob("_speedups*.[ch]"))]
+    return module if not sources or zlib.crc32(b"".join(sources)) & 0x7FFFFFFF == module.SOURCE_CRC else None
+
+
+_compiled = _load()
 AVAILABLE = _compiled is not None
 
 F = TypeVar("F", bound=Callable[..., Any])
