@@ -86,9 +86,12 @@ class Keeper:
         doubtful, self._doubtful = self._doubtful, []
         # Late ourselves, for want of a processor? The disk has its time all the same: a late `queued` is worth more than a 503.
         since = max(self._loop.time(), min(waiting.give_up_at for waiting in doubtful))
-        synced = await self._sync(since + SYNC_SECONDS)
-        for message, told, _ in doubtful:
-            _tell(told, Answer(QUEUED, self._conversion_id(message)) if synced else None)
+        synced = False
+        try:
+            synced = await self._sync(since + SYNC_SECONDS)
+        finally:      # whatever nobody foresaw: they are told
+            for message, told, _ in doubtful:
+                _tell(told, Answer(QUEUED, self._conversion_id(message)) if synced else None)
 
     async def _sync(self, give_up_at: float) -> bool:
         """Whether the journal is on the disk by then (loop time). A disk may stall for half a second and be well again."""
@@ -101,9 +104,12 @@ class Keeper:
 
     async def _keep_unjournalled(self, arrived: Sequence[_Waiting]) -> None:
         seconds = max(0.0, min(waiting.give_up_at for waiting in arrived) - self._loop.time())
-        answers = await self._unjournalled.record([waiting.message for waiting in arrived], seconds=seconds)
-        for waiting, answer in zip(arrived, answers, strict=True):
-            _tell(waiting.told, answer)
+        answers: Sequence[Answer | None] = [None] * len(arrived)
+        try:
+            answers = await self._unjournalled.record([waiting.message for waiting in arrived], seconds=seconds)
+        finally:
+            for waiting, answer in zip(arrived, answers, strict=True):
+                _tell(waiting.told, answer)
 
     def _conversion_id(self, message: Postback) -> UUID | None:
         program = None if message.program_id is None else self._catalog.programs.get(message.program_id)
