@@ -71,8 +71,8 @@ def measure(plan: Plan) -> Report:
         notes=[
             note,
             f"A page and its fdatasync took {quiet_ms:.2f} ms here when all was quiet, median of {len(quiet) * 200:,}.",
-            f"With `always` at {ALWAYS_RATE:,}/s a flush of tracker's took {statistics.median(flushes):.2f} ms, mean of a turn; two of "
-            + f"them, for a click that comes at any moment, {statistics.median(in_a_row):.2f} ms at the 99th percentile.",
+            f"With `always` at {ALWAYS_RATE:,}/s a flush took {statistics.median(flushes):.2f} ms, mean of a turn.",
+            f"Two of them, for a click that comes at any moment: {statistics.median(in_a_row):.2f} ms at the 99th percentile.",
         ],
     )
     for (rate, name), series in found.items():

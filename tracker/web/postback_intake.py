@@ -85,13 +85,14 @@ class Intake:
         self.commit_seconds = commit_seconds
         self.rates = Rates()
         self.keeper = Keeper(catalog=catalog, journal=journal, recorder=recorder, unjournalled=unjournalled)
+        self._loop = asyncio.get_running_loop()
         self._catalog = catalog
         self._keyring = keyring
         self._refusals = refusals
 
     async def take(self, deliveries: Sequence[Delivery], sender: Sender, *, now_ms: int) -> list[Outcome]:
         """Take the messages of one request; their outcomes, in order, within 1.5 s. Never raises for what they say."""
-        give_up_at = asyncio.get_running_loop().time() + self.commit_seconds
+        give_up_at = self._loop.time() + self.commit_seconds
         cases = [_Case(delivery) for delivery in deliveries]
         await self._step(cases, now_ms, lambda case: self._read(case, sender))
         await self._learn_links(cases)
@@ -104,7 +105,7 @@ class Intake:
     ) -> bool:
         """Take one message without waiting for anything here: `answer` is called in a later turn of the event loop, within
         1.5 s. False: it names a link that has to be looked up first; nothing was done, `take` does it."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         case = _Case(delivery)
         try:
             self._read(case, sender)
@@ -182,7 +183,7 @@ class Intake:
     def _check_rate(self, authority: Authority) -> None:
         """By credential; without one (modes ip, open) by program. Raises Refused(RATE_LIMITED)."""
         sender = authority.credential_id if authority.credential_id is not None else -(authority.program_id or 0)
-        if not self.rates.allows(sender, asyncio.get_running_loop().time()):
+        if not self.rates.allows(sender, self._loop.time()):
             raise Refused(Reason.RATE_LIMITED)
 
     def _judge_provisionally(self, link_id: int, proof: Proof, named: str | None, now_ms: int) -> Authority:
@@ -208,7 +209,7 @@ class Intake:
         if not cases:
             return
         left = len(cases)
-        done = asyncio.get_running_loop().create_future()
+        done = self._loop.create_future()
 
         def count() -> None:
             nonlocal left
