@@ -18,7 +18,7 @@ NAMES: Final = (
 @click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[NAME]...")
 @click.option("--seconds", type=click.IntRange(1, 3600), help="Load for each contender in each round.")
 @click.option("--rounds", type=click.IntRange(1, 100), help="Rounds; figures are medians over them.")
-@click.option("--full", is_flag=True, help="The sizes of the goals: 50 million clicks, ten minutes of memory. Takes two hours.")
+@click.option("--full", is_flag=True, help="The sizes of the goals: 50 million clicks, ten minutes of memory. An hour and a half.")
 @click.option("--quick", is_flag=True, help="Only CPU per click against nginx and the committed results; under two minutes.")
 @click.option("--smoke", is_flag=True, help="Only whether all work: a few minutes, nothing saved, no speed judged.")
 def main(names: tuple[str, ...], seconds: int | None, rounds: int | None, full: bool, quick: bool, smoke: bool) -> None:

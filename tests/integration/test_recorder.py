@@ -231,9 +231,8 @@ async def test_messages_of_a_locked_key_keep_their_order_when_one_of_them_is_at_
         sent = shop.send(sale(click), sale(click, ts_ms=10**18), sale(click, amount=Decimal(60)))
         await eventually(lambda: shop.recorder.counts.held == 1)
         await claim.rollback()
-        answers = await asyncio.gather(*sent)
         await eventually(lambda: shop.recorder.next_seq == 3)
-    assert ["recorded", "queued", "conflict"] == [answer.status for answer in answers]
+        assert ["recorded", "queued", "conflict"] == [(await answer).status for answer in sent]
     assert Decimal(5) == await owed(db)
 
 

@@ -151,6 +151,11 @@ BUGS: Final = (
         (Edit("tracker/storage/conversions/recorder.py", "if rough_key(message) in keys or (limited", "if (limited"),),
         ("tests/integration/test_look_ahead.py::test_a_message_whose_key_is_under_way_is_read_after_it",), "pending_click",
     ),
+    Bug(
+        "a locked key's messages go ahead", "when one of them is at fault, those behind the lock are tried one by one",
+        (Edit("tracker/storage/conversions/group_commit.py", "if key in locked:", "if False:"),),
+        (f"{RECORDER_TESTS}::test_messages_of_a_locked_key_keep_their_order_when_one_of_them_is_at_fault",), "TimeoutError",
+    ),
     # Unlink before commit
     Bug(
         "confirmed before the commit", "segments count as shipped when they are sent",
@@ -420,5 +425,13 @@ BUGS: Final = (
         (Edit("tracker/app/edge.py", "connection_limit=min(CONNECTION_LIMIT, descriptors - KEPT_DESCRIPTORS)",
               "connection_limit=1 << 30"),),
         ("tests/faults/test_scarce_machine.py::test_strangers_may_take_every_connection_and_no_descriptor_of_the_spool[18]",),
+    ),
+    # One stranger and all others
+    Bug(
+        "two hands on one tap", "aiohttp reads on though the lane has stopped reading",
+        (Edit("tracker/web/fastlane.py", "        self.lane.http_reads(True)\n",
+              "        self.lane.http_reads(True)\n        self.transport.resume_reading()\n"),),
+        ("tests/integration/test_lane_connections.py::test_a_flood_of_bodies_behind_a_waiting_request_is_not_read_on_by_mistake",),
+        "read all the time",
     ),
 )
