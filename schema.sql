@@ -234,7 +234,8 @@ CREATE TABLE IF NOT EXISTS clicks_stray (                  -- clicks whose day h
     LIKE clicks INCLUDING INDEXES
 );
 
--- One partition a UTC day. There is no DEFAULT partition: a row in it would block creating its day.
+-- One partition a UTC day. There is no DEFAULT partition: a row in it would block creating its day. Made beside the table and
+-- attached, which waits for no reader: CREATE … PARTITION OF would, behind a dump of hours, and every click behind it.
 CREATE OR REPLACE FUNCTION ensure_click_partitions(first_day date, days integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     made integer := 0;
@@ -246,7 +247,8 @@ BEGIN
         part := 'clicks_' || to_char(first_day + i, 'YYYYMMDD');
         lower_bound := (first_day + i)::timestamp AT TIME ZONE 'UTC';
         IF to_regclass(part) IS NULL THEN
-            EXECUTE format('CREATE TABLE %I PARTITION OF clicks FOR VALUES FROM (%L) TO (%L)', part,
+            EXECUTE format('CREATE TABLE %I (LIKE clicks INCLUDING ALL)', part);
+            EXECUTE format('ALTER TABLE clicks ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', part,
                            click_id_floor(lower_bound), click_id_floor(lower_bound + interval '1 day'));
             made := made + 1;
         END IF;

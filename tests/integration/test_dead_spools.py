@@ -70,6 +70,22 @@ async def test_many_finders_ship_a_spool_once(dsn: str, tmp_path: Path) -> None:
     assert 900 == sum(finder.counts.rows for finder in finders)
 
 
+async def test_books_stay_open_when_a_mark_went_back_meanwhile(dsn: str, tmp_path: Path) -> None:
+    """Danger: between the last click and the last sale PostgreSQL fails over and has forgotten; closed books are not looked at."""
+    spool_id = await a_dead_spool(tmp_path, 5)
+    async with database(dsn) as db:
+
+        async def fail_over(_: DeadSpool) -> bool:
+            await db.execute("TRUNCATE clicks, click_stats_new; UPDATE spool_cursors SET next_seq = 0, rows_stored = 0")
+            return True
+
+        keeping = DeadSpools(dsn, tmp_path, fail_over)
+        assert await keeping.look()
+        assert 1 == keeping.waiting
+        assert await DeadSpools(dsn, tmp_path, nothing_in_the_journal).look()
+        assert (await assert_conserved(db, spool_id, 5))["closed_at"] is not None
+
+
 async def test_a_spool_stays_until_its_journal_is_applied(dsn: str, tmp_path: Path) -> None:
     """Clicks shipped is half of it: the journal holds money."""
     spool_id = await a_dead_spool(tmp_path, 5)

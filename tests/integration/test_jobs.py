@@ -32,6 +32,17 @@ async def test_partitions_are_made_for_thirty_days_to_come(dsn: str) -> None:
         assert 0 == (await keep_partitions(db)).made
 
 
+async def test_a_new_day_waits_for_no_reader_and_no_click_for_it(dsn: str) -> None:
+    """Danger: a dump holds the table for hours; the job would queue behind it, and every click behind the job."""
+    async with database(dsn) as db, database(dsn) as dump:
+        last = max(day["name"] for day in await db.fetch(PARTITIONS))
+        await db.execute(f"DROP TABLE {last}; SET lock_timeout = '1s'")
+        async with dump.transaction():
+            await dump.fetch("SELECT FROM clicks LIMIT 1")
+            assert 1 == (await keep_partitions(db)).made
+        assert last == max(day["name"] for day in await db.fetch(PARTITIONS))
+
+
 @pytest.mark.fault(12)
 async def test_strays_are_moved_in_and_counted_once_their_day_exists(dsn: str, tmp_path: Path) -> None:
     """A stray must come to count exactly as if its partition had been there, whichever way it goes in."""

@@ -125,6 +125,31 @@ def test_a_sector_that_cannot_be_read_costs_only_the_rows_on_it() -> None:
     assert all(row == b"%02d" % number * 500 for number, row in rows.items())
 
 
+class Gone(ModelFs):
+    """A disk that opens files and, while `gone`, reads nothing of them but their headers."""
+
+    gone = True
+
+    def pread(self, fd: int, size: int, offset: int, /) -> bytes:
+        if self.gone and offset >= DATA_START:
+            raise OSError(errno.EIO, "no such device")
+        return super().pread(fd, size, offset)
+
+
+def test_a_disk_that_is_gone_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Danger: what is skipped as damaged is never looked at again, and the disk comes back with every row."""
+    monkeypatch.setattr(frame_window, "WINDOW_BYTES", 8192)
+    fs = Gone()
+    log = a_log(fs, segment_bytes=64 * 1024)
+    for number in range(20):
+        log.append([b"%02d" % number * 500])
+    log.close()
+    with pytest.raises(OSError, match="no such device"):
+        recover(fs)
+    fs.gone = False
+    assert 20 == len(recover(fs))
+
+
 @given(data=st.data(), window_bytes=st.integers(1, 120))
 def test_the_window_size_makes_no_difference(data: st.DataObject, window_bytes: int) -> None:
     """A nonce that lies across two windows must be found: else a frame behind damage would be lost now and then."""

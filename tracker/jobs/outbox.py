@@ -66,6 +66,7 @@ class OutboxJob:
         """Write down what has ended, take what there is room for. The lease must be held."""
         await self._write_down(connection)
         taken: list[Due] = []
+        postponed = 0
         room = AT_ONCE - len(self._sending)
         if room:
             under_way = self._sending.values()
@@ -77,15 +78,16 @@ class OutboxJob:
                 async with connection.transaction():
                     await self._lease.fence(connection)
                     await take(connection, found)
-            taken = found.ready
+            taken, postponed = found.ready, len(found.postponed)
             for due in taken:
                 task = asyncio.create_task(self._attempt(due))
                 self._sending[task] = due
                 task.add_done_callback(self._done)
         if time.monotonic() >= self._forget_at:
-            await forget_old(connection)
-            self._forget_at = time.monotonic() + FORGET_EVERY
-        return len(taken)
+            self._forget_at = time.monotonic() + FORGET_EVERY      # first: should it fail, sending goes on meanwhile
+            if await forget_old(connection):
+                self._forget_at = 0.0
+        return len(taken) + postponed      # who waits for a click takes his host's places: the next poll looks behind him
 
     async def _write_down(self, connection: Connection) -> None:
         """They stay in memory until PostgreSQL has them."""

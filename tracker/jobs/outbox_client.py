@@ -168,5 +168,9 @@ class SystemLookUp:
             with contextlib.suppress(RuntimeError):      # the loop has ended
                 loop.call_soon_threadsafe(tell, result)
 
-        threading.Thread(target=look, name="look-up", daemon=True).start()
+        try:
+            threading.Thread(target=look, name="look-up", daemon=True).start()
+        except RuntimeError as error:      # the machine has no room for another
+            self._places.release()
+            raise OSError(str(error)) from error
         return await found

@@ -8,6 +8,7 @@ When something is due again is decided here, by PostgreSQL's clock; sending is j
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,12 +19,14 @@ from uuid import UUID
 import orjson
 
 from tracker.domain.endpoint import CLICK_MACROS, parse_endpoint_url, tells_click
-from tracker.domain.link import Template
+from tracker.domain.link import BadTemplate, Template
 from tracker.domain.outgoing import Outcome
 from tracker.storage.conversions.facts import clicks_asked
 from tracker.storage.conversions.rows import columns
 from tracker.storage.postgres import Connection, Record
-from tracker.storage.together import execute_together, fetch_together
+from tracker.storage.together import fetch_together
+
+logger = logging.getLogger(__name__)
 
 TAKEN_SECONDS: Final = 30.0            # longer than an attempt and the writing of its end, on a machine that stumbles
 CLICK_SECONDS: Final = 72 * 3600.0     # how long a postback waits for its click's row: a spool may lie on a machine that is down
@@ -137,7 +140,7 @@ class Due:
 
 
 class Found(NamedTuple):
-    """What is due: `ready` to be sent, `postponed` because a click's row has not come."""
+    """What is due: `ready` to be sent, `postponed` because a click's row has not come, or its endpoint's URL is none of ours."""
 
     ready: list[Due]
     postponed: list[Key]
@@ -163,8 +166,14 @@ async def find_due(
     asked = (list(busy), list(busy.values()), list(probed), per_host, OPEN_AFTER, most)
     rows = await connection.fetch(_DUE, *asked)
     labels = await _labels(connection, rows)
-    postponed = [_key(row) for row in rows if _waits(row, labels)]
-    ready = [_due(row, labels.get(row["click_id"])) for row in rows if not _waits(row, labels)]
+    ready: list[Due] = []
+    postponed: list[Key] = []
+    for row in rows:
+        template = _template(row["url"])
+        if template is None or _waits(row, template, labels):
+            postponed.append(_key(row))
+        else:
+            ready.append(_due(row, template, labels.get(row["click_id"])))
     return Found(ready, postponed)
 
 
@@ -191,8 +200,8 @@ async def _labels(connection: Connection, rows: Sequence[Record]) -> dict[UUID, 
     }
 
 
-def _waits(row: Record, labels: Mapping[UUID, Any]) -> bool:
-    if not row["awaits_click"] or row["click_id"] in labels or not tells_click(row["method"], _template(row["url"])):
+def _waits(row: Record, template: Template, labels: Mapping[UUID, Any]) -> bool:
+    if not row["awaits_click"] or row["click_id"] in labels or not tells_click(row["method"], template):
         return False
     waited: timedelta = row["asked_at"] - row["created_at"]
     return waited < timedelta(seconds=CLICK_SECONDS)
@@ -202,7 +211,7 @@ def _key(row: Record) -> Key:
     return Key(row["conversion_id"], row["entry"], row["endpoint_id"])
 
 
-def _due(row: Record, labels: Mapping[str, str | None] | None) -> Due:
+def _due(row: Record, template: Template, labels: Mapping[str, str | None] | None) -> Due:
     said = orjson.loads(row["said"])
     test = said.pop("test", False)
     click_id = row["click_id"]
@@ -212,14 +221,19 @@ def _due(row: Record, labels: Mapping[str, str | None] | None) -> Due:
         **(labels or dict.fromkeys(sorted(CLICK_MACROS))),
     }  # fmt: skip
     return Due(
-        key=_key(row), attempt=row["attempts"] + 1, host=row["host"], template=_template(row["url"]), method=row["method"],
+        key=_key(row), attempt=row["attempts"] + 1, host=row["host"], template=template, method=row["method"],
         secret=bytes(row["secret"]), fields=fields, test=bool(test), decided_at=row["created_at"],
     )  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
-def _template(url: str) -> Template:
-    return parse_endpoint_url(url)
+def _template(url: str) -> Template | None:
+    """None: it was checked by another version of the program, or by nobody. One endpoint must not stop all others."""
+    try:
+        return parse_endpoint_url(url)
+    except BadTemplate as error:
+        logger.error("an endpoint's URL cannot be used, its postbacks wait: %s", error.message)  # noqa: TRY400 - it may hold a secret
+        return None
 
 
 async def write_ended(connection: Connection, ended: Sequence[Ended]) -> tuple[int, list[int]]:
@@ -246,6 +260,8 @@ def _retry_seconds(attempt: int) -> float:
     return min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(attempt - 1, 20))
 
 
-async def forget_old(connection: Connection) -> None:
-    """Give up what waits for nobody, and delete what is old, a bounded number of rows of each."""
-    await execute_together(connection, (_GIVE_UP_UNSENT, (UNSENT_DAYS, FORGET_ROWS)), (_FORGET, (KEPT_DAYS, FORGET_ROWS)))
+async def forget_old(connection: Connection) -> bool:
+    """Give up what waits for nobody, and delete what is old, a bounded number of rows of each; whether there may be more."""
+    given_up = await connection.execute(_GIVE_UP_UNSENT, UNSENT_DAYS, FORGET_ROWS)
+    deleted = await connection.execute(_FORGET, KEPT_DAYS, FORGET_ROWS)
+    return any(status.endswith(f" {FORGET_ROWS}") for status in (given_up, deleted))

@@ -41,6 +41,10 @@ _MARKS = """
       FROM spool_cursors WHERE spool_id = ANY ($1) GROUP BY spool_id
 """
 _CLOSE = "UPDATE spool_cursors SET closed_at = now() WHERE spool_id = $1 AND closed_at IS NULL"
+_BEHIND = """
+    SELECT log FROM (VALUES ('clicks', $2::bigint), ('journal', $3)) AS files (log, end_seq)
+      LEFT JOIN spool_cursors AS c USING (log) WHERE c.spool_id = $1 AND c.next_seq < files.end_seq
+"""
 
 
 async def ship_dead_spool(
@@ -51,16 +55,20 @@ async def ship_dead_spool(
     counts: ShipperCounts | None = None,
     seconds: float = TRY_SECONDS,
 ) -> bool:
-    """Ship a locked spool to its end, both logs, and close its books; False when `seconds` were over first.
+    """Ship a locked spool to its end, both logs, and close its books; False when `seconds` were over first, or a mark has gone
+    back meanwhile (a failover to a replica that lags): to be called again.
 
     PostgresError and `Unavailable` when the books could not be closed: to be called again.
     """
     shipper = Shipper(dsn, spool.spool_id, spool.clicks, counts=counts)
     if not await shipper.drain(seconds) or not await apply_journal(spool):
         return False
+    ends = spool.clicks.end_seq(), spool.journal.end_seq()
     connection = await connect(dsn)
     try:
         await connection.execute("BEGIN; SET LOCAL synchronous_commit = on")
+        if await connection.fetch(_BEHIND, spool.spool_id, *ends):
+            return False
         number = spool.about.get("worker")
         if isinstance(number, int):  # a start that never reached PostgreSQL has not confirmed it
             await confirm(connection, number, spool.spool_id)

@@ -129,14 +129,18 @@ class FrameWindow:
         except OSError as exc:
             if exc.errno != errno.EIO:
                 raise
+            failure = exc
         end = offset + size
-        return b"".join(self._read_page(at, min(_PAGE_BYTES, end - at)) for at in range(offset, end, _PAGE_BYTES))
+        pages = [self._read_page(at, min(_PAGE_BYTES, end - at)) for at in range(offset, end, _PAGE_BYTES)]
+        if size >= WINDOW_BYTES and not any(pages):
+            raise failure  # that is no bad sector: the disk is gone, and may come back with every row
+        return b"".join(page or bytes(_PAGE_BYTES) for page in pages)[:size]
 
     def _read_page(self, offset: int, size: int) -> bytes:
-        """A page, or zeros where the disk cannot read it: a bad sector costs the frames on it, not the spool."""
+        """A page; nothing where the disk cannot read it, and zeros count: a bad sector costs the frames on it, not the spool."""
         try:
             return self._fs.pread(self._fd, size, offset).ljust(size, b"\0")
         except OSError as exc:
             if exc.errno != errno.EIO:
                 raise
-            return bytes(size)
+            return b""
