@@ -131,6 +131,21 @@ def test_what_is_missing_is_told_with_its_place() -> None:
     ] == found
 
 
+def test_a_segment_that_was_pruned_is_missed_once() -> None:
+    """A restore took the mark back to before it. What is left must go on now, not when the next segment is made."""
+    fs = ModelFs()
+    log = a_log(fs, segment_bytes=DATA_START + 436)     # three frames
+    for size in (300, 20, 20, 300, 20, 20):
+        log.append([b"x" * size])
+    asyncio.run(log.sync())
+    reader = reader_of(fs, log)
+    assert isinstance(reader.read(3, max_rows=9, max_bytes=999), Batch)
+    fs.unlink(DIRECTORY / "clicks-00000000.seg")
+    with pytest.raises(FileNotFoundError):
+        reader.read(0, max_rows=9, max_bytes=999)
+    assert Gap(0, 3, "before clicks-00000001.seg") == reader.read(0, max_rows=9, max_bytes=999)
+
+
 def test_a_segment_in_the_making_is_not_looked_at() -> None:
     """Its header may be there before the writer counts on it: rows of the old one would go unread."""
     fs = ModelFs()

@@ -253,7 +253,11 @@ class LogReader:
         if self._window is None or self._window[0] != link.index:
             self.close()
             path = self._directory / segment_name(self.kind, link.index)
-            self._window = (link.index, FrameWindow(self._fs, path, link.header.nonce))
+            try:
+                self._window = (link.index, FrameWindow(self._fs, path, link.header.nonce))
+            except FileNotFoundError:  # its time was over: whoever asks again is told what is left
+                self._looked_at = -1
+                raise
         window = self._window[1]
         live = written is not None and written.segment == link.index
         return window, written.offset if written is not None and live else window.file_bytes()
