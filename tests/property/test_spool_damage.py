@@ -125,6 +125,19 @@ def test_a_sector_that_cannot_be_read_costs_only_the_rows_on_it() -> None:
     assert all(row == b"%02d" % number * 500 for number, row in rows.items())
 
 
+def test_a_window_with_one_readable_page_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the window: only a whole one of which nothing can be read says that the disk is gone."""
+    monkeypatch.setattr(frame_window, "WINDOW_BYTES", 8192)      # two pages
+    fs = BadSector()
+    log = a_log(fs, segment_bytes=64 * 1024)
+    for number in range(20):
+        log.append([b"%02d" % number * 500])
+    log.close()
+    lost = set(range(20)) - set(recover(fs))
+    assert 4 in lost
+    assert len(lost) <= 8      # what reaches into two pages
+
+
 class Gone(ModelFs):
     """A disk that opens files and, while `gone`, reads nothing of them but their headers."""
 
