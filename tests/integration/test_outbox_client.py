@@ -14,7 +14,7 @@ from receiver import Heard, Receiver, receiver, says
 from shipping import eventually
 
 from tracker.domain.outgoing import Request
-from tracker.jobs.outbox_client import ANSWER_BYTES, Answer, LookUp, OutboxClient
+from tracker.jobs.outbox_client import ANSWER_BYTES, LOOK_UPS, Answer, LookUp, OutboxClient, SystemLookUp
 
 PUBLIC = (ip_network("127.0.0.2/32"),)      # stands for the world: what is allowed. 127.0.0.1 stands for what is ours
 SECONDS = 1.0
@@ -179,3 +179,19 @@ async def test_what_cannot_be_found_or_reached_is_told_apart(theirs: Receiver) -
         assert Answer("tls") == await send(f"https://127.0.0.2:{plain.sockets[0].getsockname()[1]}/")
     theirs.close()
     assert Answer("connection") == await send(theirs.url("/"))
+
+
+async def test_a_machine_without_room_for_a_thread_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Danger: after 32 of them no name would be looked up until the next start."""
+    look_up = SystemLookUp()
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        for _ in range(LOOK_UPS):
+            with pytest.raises(OSError, match="can't start"):
+                await look_up("localhost", 80)
+    async with asyncio.timeout(20):
+        assert await look_up("localhost", 80)

@@ -209,8 +209,8 @@ async def _listed(read: Callable[..., Awaitable[Page]], query: dict[str, str], n
 
 
 def _slug(request: web.Request) -> str:
-    """A slug of the path; what cannot be one is as unknown as any other. PostgreSQL takes no NUL and no half of a character."""
-    return request.match_info["slug"].replace("\0", "").encode(errors="replace").decode()[:100]
+    """A slug of the path; what cannot be one is as unknown as any other. PostgreSQL takes no NUL."""
+    return request.match_info["slug"].replace("\0", "")[:100]
 
 
 def _number(request: web.Request, kind: str) -> int:
