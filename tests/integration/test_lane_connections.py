@@ -203,6 +203,8 @@ def stall(server: LaneServer, client: Client) -> int:
     while not server.do(lambda: any(lane._paused and lane._held for lane in server.lanes.open)):
         client.send(BLOCK)
         seen(server)
+        while server.do(lambda: any(lane._held and not lane._paused for lane in server.lanes.open)):
+            seen(server)      # it works off a few a turn: sending on meanwhile could end in waiting for each other
         clicks += 500
     return clicks
 
