@@ -108,6 +108,8 @@ def _report(
     early: str,
 ) -> Report:
     ours, usual, fast = best
+    few_ours, few_usual, _ = (one for (_, clients), one in found.items() if clients == FEW_CLIENTS)
+    few = ratio(few_ours.values("rate"), few_usual.values("rate"))
     report = Report(
         "postbacks", "Postbacks, every one a new sale, answered after its commit",
         {"seconds": plan.seconds, "rounds": plan.rounds, "concurrency": f"{FEW_CLIENTS} and {MANY_CLIENTS}"},
@@ -126,7 +128,8 @@ def _report(
     unloaded, _, _, half, asked, own = paces.values()
     against = [one.p99_ms for one in unloaded]
     report.findings = {
-        "rate to usual design": rate_ratio(ours, usual).noted(f"{ours.median('rate'):,.0f}/s to {usual.median('rate'):,.0f}"),
+        "rate to usual design": rate_ratio(ours, usual).noted(
+            f"{ours.median('rate'):,.0f}/s to {usual.median('rate'):,.0f}; with {FEW_CLIENTS} clients {few.value:.2f} ×"),
         "rate to FastAPI": rate_ratio(ours, fast),
         "CPU to usual design": ratio(ours.values("cpu_each"), usual.values("cpu_each")),
         "CPU with database to usual design": ratio(ours.values("with_database"), usual.values("with_database")),

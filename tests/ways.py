@@ -15,7 +15,7 @@ WAYS = [*OURS, "loop"]
 def take_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on ports work in this way. Skips where it was not built."""
     if way == "compiled" and not speedups.AVAILABLE:
-        missing("tracker/_speedups.c was not built: no C compiler was found when the package was installed")
+        missing("tracker/_speedups.c was not built, or from other sources: pip install -e . where there is a C compiler")
     if way == "python":
         monkeypatch.setattr(port, "receive", port.receive_in_python)
         monkeypatch.setattr(port, "accept", port.accept_in_python)

@@ -82,6 +82,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # a reader like `head` has had enough
         sys.exit(0)
+    except OSError as exc:      # a disk that cannot be read, a full one
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

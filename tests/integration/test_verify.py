@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from postgres_fixtures import SharedServer
 from shipping import DAY_MS, click_id, click_row, database, live_spool, now_ms, nul_row
+from tracker_process import run_tracker
 
 from tracker.__main__ import cli
 from tracker.domain.postback import Postback
@@ -204,6 +205,15 @@ def test_a_damaged_spool_is_told(lived: str, history: History, tmp_path: Path) -
     code, shown = run(lived, tmp_path, "spool", "verify", "--json")
     assert 1 == code
     assert json.loads(shown)[0]["lost"]
+
+
+def test_a_disk_that_cannot_be_read_is_told_in_a_sentence(lived: str, history: History, tmp_path: Path) -> None:
+    segment = next((tmp_path / f"{history.spool_id:016x}").glob("clicks-*.seg"))
+    segment.unlink()
+    segment.mkdir()
+    done = run_tracker(["spool", "verify", str(tmp_path)], {})
+    assert (1, 1) == (done.returncode, len(done.stderr.splitlines()))
+    assert done.stderr.startswith("Error: ")
 
 
 def test_the_tables_are_made_and_checked(empty_dsn: str, tmp_path: Path) -> None:

@@ -429,7 +429,7 @@ BUGS: Final = (
     # One stranger and all others
     Bug(
         "two hands on one tap", "aiohttp reads on though the lane has stopped reading",
-        (Edit("tracker/web/fastlane.py", "        self.lane.http_reads(True)\n",
+        (Edit("tracker/web/http_side.py", "        self.lane.http_reads(True)\n",
               "        self.lane.http_reads(True)\n        self.transport.resume_reading()\n"),),
         ("tests/integration/test_lane_connections.py::test_a_flood_of_bodies_behind_a_waiting_request_is_not_read_on_by_mistake",),
         "read all the time",

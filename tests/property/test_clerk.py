@@ -39,7 +39,7 @@ MORE_LINKS = LINKS | {
 @pytest.fixture(autouse=True, scope="module")
 def _built() -> None:
     if not speedups.AVAILABLE:
-        missing("tracker/_speedups.c was not built: no C compiler was found when the package was installed")
+        missing("tracker/_speedups.c was not built, or from other sources: pip install -e . where there is a C compiler")
 
 
 class Log:

@@ -7,6 +7,7 @@ import zlib
 from collections import Counter, defaultdict
 from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -27,7 +28,13 @@ ASKED = (b"utm_source", b"test", b"sub1", b"sub10", b"ext", b"a", b"")
 @pytest.fixture(autouse=True, scope="module")
 def _built() -> None:
     if not speedups.AVAILABLE:
-        missing("tracker/_speedups.c was not built: no C compiler was found when the package was installed")
+        missing("tracker/_speedups.c was not built, or from other sources: pip install -e . where there is a C compiler")
+
+
+def test_what_was_built_from_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert speedups._load() is not None
+    monkeypatch.setattr(speedups, "import_module", lambda _: SimpleNamespace(SOURCE_CRC=1))
+    assert speedups._load() is None
 
 
 def test_what_was_built_is_what_is_written() -> None:

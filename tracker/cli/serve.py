@@ -38,7 +38,8 @@ def run_role(role: Coroutine[Any, Any, int]) -> int:
 
 def _tell(public: int, admin: int) -> None:
     doors = [f"public port {public}" if public else "", f"admin port {admin}"]
-    path = "" if not public else "; click path compiled" if speedups.AVAILABLE else "; click path in Python: no C compiler"
+    built = "compiled" if speedups.AVAILABLE else "in Python: nothing was built of these sources"
+    path = f"; click path {built}" if public else ""
     click.echo(f"tracker is ready: {', '.join(door for door in doors if door)}{path}", err=True)
 
 

@@ -15,11 +15,11 @@ from typing import Final, cast
 from aiohttp import web
 
 from tracker.web.agents import Place, Places
-from tracker.web.constant_words import ConstantWords
 from tracker.web.desk import Desk
 from tracker.web.framing import FRAME_LIMIT, HEAD_LIMIT, frame, plain_click
+from tracker.web.http_side import HttpSide
 from tracker.web.postback_lane import PlainPostback, PostbackLane, plain_postback
-from tracker.web.wire import Wire
+from tracker.web.wire import IN, Wire
 
 IDLE_SECONDS: Final = 75          # nginx's default: longer than browsers and proxies keep a connection for
 DEADLINE_SECONDS: Final = 10      # for a head, and again for a body
@@ -68,33 +68,6 @@ class Lanes:
             if lane.is_idle:
                 lane.close()
         return len(self.open)
-
-
-class HttpSide(ConstantWords):
-    """aiohttp's protocol for one connection: reports each answer written, and leaves it to the lane whether the connection is read,
-    which has reasons of its own to stop."""
-
-    __slots__ = ("lane",)
-
-    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, lane: Lane) -> None:
-        # Ten years: its timer does not see the lane's clicks, and 0 would close at once. The sweep has the deadlines.
-        super().__init__(server, loop=loop, keepalive_timeout=315_360_000.0, auto_decompress=False, lingering_time=1.0)
-        self.lane = lane
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        if self.lane.lanes.desk.draining or request.method == "CONNECT":     # what follows CONNECT is no request to anybody else
-            resp.force_close()
-        resp, reset = await super().finish_response(request, resp, start_time)
-        self.lane.answered(not reset and bool(resp.keep_alive))
-        return resp, reset
-
-    def _pause_transport_reading(self) -> None:
-        self.lane.http_reads(False)
-
-    def _resume_transport_reading(self) -> None:
-        self.lane.http_reads(True)
 
 
 class Lane(asyncio.Protocol):
@@ -287,7 +260,7 @@ class Lane(asyncio.Protocol):
         if self._closed:
             return
         self._transport.write(answer)
-        if self.lanes.desk.draining and b"\r\nConnection: close\r\n" in answer:     # else the client may already have sent the next
+        if self.draining and b"\r\nConnection: close\r\n" in answer:     # else the client may already have sent the next
             self.close()
         elif not self._unanswered and (self._held or self._eof):
             self._go_on()
@@ -302,7 +275,7 @@ class Lane(asyncio.Protocol):
         if self._closed:
             return
         self._transport.write(answer)
-        if self.lanes.desk.draining and b"\r\nConnection: close\r\n" in answer:
+        if self.draining and b"\r\nConnection: close\r\n" in answer:
             self.close()
         else:
             self.answered(keep=True)
@@ -334,7 +307,12 @@ class Lane(asyncio.Protocol):
         if self._eof and not self._owes:
             self.close()
 
-    # Deadlines
+    # Deadlines, and the end
+
+    @property
+    def draining(self) -> bool:
+        """Whether answers close their connections by now."""
+        return self.lanes.desk.draining
 
     @property
     def _owes(self) -> bool:
@@ -350,7 +328,7 @@ class Lane(asyncio.Protocol):
     def look_again(self) -> None:
         """Take what came in this moment: closing with it unread would reset the connection."""
         if isinstance(self._transport, Wire):
-            self._transport.read()
+            self._transport.woken(IN)
 
     def body_begins(self) -> None:
         """aiohttp has read a head and called a handler: the body has its own deadline."""

@@ -42,8 +42,8 @@ _MARKS = """
 """
 _CLOSE = "UPDATE spool_cursors SET closed_at = now() WHERE spool_id = $1 AND closed_at IS NULL"
 _BEHIND = """
-    SELECT log FROM (VALUES ('clicks', $2::bigint), ('journal', $3)) AS files (log, end_seq)
-      LEFT JOIN spool_cursors AS c USING (log) WHERE c.spool_id = $1 AND c.next_seq < files.end_seq
+    SELECT files.log FROM (VALUES ('clicks', $2::bigint), ('journal', $3)) AS files (log, end_seq)
+      LEFT JOIN spool_cursors AS c ON c.spool_id = $1 AND c.log = files.log WHERE coalesce(c.next_seq, 0) < files.end_seq
 """
 
 
@@ -63,16 +63,17 @@ async def ship_dead_spool(
     shipper = Shipper(dsn, spool.spool_id, spool.clicks, counts=counts)
     if not await shipper.drain(seconds) or not await apply_journal(spool):
         return False
-    ends = spool.clicks.end_seq(), spool.journal.end_seq()
+    # In a thread: the end of a full segment is 0.2 s away, and clicks are answered on this loop.
+    clicks_end, journal_end, last_id_ms = await asyncio.to_thread(_ends, spool)
     connection = await connect(dsn)
     try:
         await connection.execute("BEGIN; SET LOCAL synchronous_commit = on")
-        if await connection.fetch(_BEHIND, spool.spool_id, *ends):
+        if await connection.fetch(_BEHIND, spool.spool_id, clicks_end, journal_end):
             return False
         number = spool.about.get("worker")
         if isinstance(number, int):  # a start that never reached PostgreSQL has not confirmed it
             await confirm(connection, number, spool.spool_id)
-        await note_shipped(connection, spool.spool_id, _last_id_ms(spool.clicks))
+        await note_shipped(connection, spool.spool_id, last_id_ms)
         await connection.execute(_CLOSE, spool.spool_id)
         await connection.execute("COMMIT")
     finally:
@@ -210,9 +211,15 @@ class DeadSpools:
                 spool.close()
 
 
-def _last_id_ms(clicks: LogReader) -> int | None:
-    """The time inside the last click id of a spool; None when damage took its row, or there is none."""
-    found = clicks.read(max(0, clicks.end_seq() - 1), max_rows=1, max_bytes=1)
+def _ends(spool: DeadSpool) -> tuple[int, int, int | None]:
+    """How far its clicks and its journal go, and the time inside the last click id."""
+    end_seq = spool.clicks.end_seq()
+    return end_seq, spool.journal.end_seq(), _id_ms(spool.clicks, max(0, end_seq - 1))
+
+
+def _id_ms(clicks: LogReader, seq: int) -> int | None:
+    """The time inside the id of this click; None when damage took its row, or there is none."""
+    found = clicks.read(seq, max_rows=1, max_bytes=1)
     if not isinstance(found, Batch) or not leads_as_expected(found.columns):
         return None
     return uuid_time_ms(click_id_at(found.rows, 0))

@@ -30,7 +30,7 @@ from tracker.storage.conversions.group_commit import LEAST_PATIENCE_MS, Apply, F
 from tracker.storage.conversions.held import HeldKeys
 from tracker.storage.conversions.journal import BadJournalRowError, decode_row
 from tracker.storage.conversions.journal_mark import JournalMark, sequence_of
-from tracker.storage.conversions.session import open_recorders
+from tracker.storage.conversions.session import SpareSession, open_recorders
 from tracker.storage.conversions.store import Prepared, apply_messages, finish, prepare
 from tracker.storage.conversions.transaction import Transaction
 from tracker.storage.postgres import Connection, PostgresError, Unavailable
@@ -86,8 +86,7 @@ class Recorder:
         self._dsn, self._spool_id, self._reader, self._confirmed = dsn, spool_id, reader, confirmed
         self._mark = JournalMark(spool_id)
         self._connection: Connection | None = None         # moves the mark
-        self._looking: Connection | None = None            # looks ahead meanwhile; opened when there is something to see
-        self._look_again_at = 0.0                          # when PostgreSQL may have another connection to spare
+        self._spare = SpareSession(dsn)                    # looks ahead meanwhile
         self._next: _Group | None = None
         self._committing = False
         self._position = 0                                 # the first row not looked at on this connection
@@ -187,10 +186,10 @@ class Recorder:
 
     def _drop(self) -> None:
         """Without a word to the server: a close could wait for ever on a silent socket."""
-        for connection in (self._connection, self._looking):
-            if connection is not None:
-                connection.terminate()
-        self._connection = self._looking = self._next = None
+        if self._connection is not None:
+            self._connection.terminate()
+        self._spare.drop()
+        self._connection = self._next = None
 
     async def _claimed(self) -> Connection:
         """The connection that may move the mark; with a new one everything above the mark is looked at anew."""
@@ -290,31 +289,18 @@ class Recorder:
             self._woken.clear()
             await self._woken.wait()
         apart = self._apart(batch, under_way)
-        if len(apart) < LEAST_PREPARED or (looking := await self._second_connection()) is None:
+        if len(apart) < LEAST_PREPARED or (looking := await self._spare.get()) is None:
             return None
         messages = self._take(apart, sequence_of(apart[-1]) + 1)
         try:
             prepared = await prepare(looking, messages)
-        except Exception as error:  # noqa: BLE001 - told when it is met again
+        except Exception as error:  # noqa: BLE001 - a message's fault is told in its turn
             if fault_of(error) is Fault.OUTAGE:
-                looking.terminate()      # the other one may be well
+                logger.warning("spool %016x: postbacks are read anew: %s: %s", self._spool_id, type(error).__name__, error)
+                self._spare.drop()      # the other session may be well
             return _Group(messages)
         self.counts.prepared += 1
         return _Group(messages, prepared)
-
-    async def _second_connection(self) -> Connection | None:
-        """To look ahead on; None while PostgreSQL has none to spare: one is enough to record everything. It is opened after the
-        one that is claimed, so it is no older server's."""
-        if self._looking is None or self._looking.is_closed():
-            self._looking = None
-            if (now := time.monotonic()) < self._look_again_at:
-                return None
-            try:
-                self._looking = await open_recorders(self._dsn)
-            except (PostgresError, *Unavailable) as error:
-                self._look_again_at = now + _LAST_BACKOFF_SECONDS
-                logger.warning("spool %016x: postbacks are not prepared: %s: %s", self._spool_id, type(error).__name__, error)
-        return self._looking
 
     def _read_ahead(self) -> Batch | None:
         """What comes next in the journal, when it is worth preparing."""

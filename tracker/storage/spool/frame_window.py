@@ -133,7 +133,8 @@ class FrameWindow:
         end = offset + size
         pages = [self._read_page(at, min(_PAGE_BYTES, end - at)) for at in range(offset, end, _PAGE_BYTES)]
         if size >= WINDOW_BYTES and not any(pages):
-            raise failure  # that is no bad sector: the disk is gone, and may come back with every row
+            # That is no bad sector: the disk is gone, and may come back with every row.
+            raise OSError(failure.errno, failure.strerror, str(self.path)) from failure
         return b"".join(page or bytes(_PAGE_BYTES) for page in pages)[:size]
 
     def _read_page(self, offset: int, size: int) -> bytes:
